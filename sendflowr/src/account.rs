@@ -16,9 +16,9 @@ use store::identity::{StoredAccount, StoredAccounts};
 
 use crate::{
     cli::{Format, Global},
-    config::RawConfig,
+    config::{self, RawConfig},
     engines::Engines,
-    keys, output, plugin, roles,
+    keys, output, plugin,
 };
 
 /// The commands on stored accounts.
@@ -89,9 +89,9 @@ impl std::fmt::Display for AccountName {
 pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Result<ExitCode> {
     let raw = global.load()?;
     if !matches!(command, AccountCommand::Remove { .. }) {
-        roles::require_hosts_seal_key(&raw)?;
+        keys::require_hosts_seal_key(&raw)?;
     }
-    let config = roles::host_config(&raw)?;
+    let config = config::host_config(&raw)?;
     let engines = match command {
         AccountCommand::Set { .. } => Engines::existing_or_new(&raw)?,
         _ => Engines::existing(&raw)?,
@@ -318,7 +318,7 @@ pub(crate) async fn known(raw: &RawConfig, config: &HostConfig, engines: &Engine
     if stored.is_empty() {
         return Ok(known);
     }
-    roles::require_hosts_seal_key(raw)?;
+    keys::require_hosts_seal_key(raw)?;
     keys::refuse_new_seal_key(config, engines).await?;
     let sealer = config.sealer()?;
     let by_default = configured.allows_unsigned_by_default();
@@ -346,7 +346,7 @@ pub(crate) async fn external_id_scopes(
     raw: &RawConfig,
     engines: &Engines,
 ) -> anyhow::Result<HashMap<AccountName, String>> {
-    let config = roles::host_config(raw)?;
+    let config = config::host_config(raw)?;
     let known = known(raw, &config, engines).await?;
     if let Some((_, error)) = known.unusable.into_iter().next() {
         return Err(error);
@@ -531,7 +531,7 @@ mod tests {
 
     fn host_config() -> HostConfig {
         let file = format!("[host]\nseal_key = '{NEW_KEY} {OLD_KEY}'");
-        roles::host_config(&config::parse(file.parse().unwrap()).unwrap()).unwrap()
+        config::host_config(&config::parse(file.parse().unwrap()).unwrap()).unwrap()
     }
 
     #[tokio::test]

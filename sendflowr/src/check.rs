@@ -16,7 +16,7 @@ use crate::{
     cli::Global,
     config::{self, RawConfig, environment, secrets},
     engines::Engines,
-    keys, output, roles,
+    keys, output,
     telemetry::TelemetryConfig,
 };
 
@@ -82,7 +82,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
             output::line(&format!("{section}: {error:#}"));
         }
     }
-    if let Some(problem) = roles::private_seal_key(&config) {
+    if let Some(problem) = keys::private_seal_key(&config) {
         output::line(&format!("note: {problem}"));
     }
     if let Some(folder) = config
@@ -177,7 +177,7 @@ fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
 
 /// Checks what the host checks before it serves. A seal key that the host would create is not created here.
 fn host(config: &RawConfig) -> anyhow::Result<()> {
-    let host = roles::host_config(config)?;
+    let host = config::host_config(config)?;
     if host.seal_key.is_some() {
         host.sealer()?;
     }

@@ -246,7 +246,7 @@ impl Global {
 
     /// Returns the plugins' part of the host's configuration.
     pub(crate) fn plugins_config(&self) -> anyhow::Result<PluginsConfig> {
-        Ok(roles::host_config(&self.load()?)?.plugins)
+        Ok(config::host_config(&self.load()?)?.plugins)
     }
 
     /// Returns the configuration of a role, and its exporter of spans, under the name `service`, if one is configured.

@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use event::settings::Secret;
+use host::HostConfig;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -70,6 +71,41 @@ pub(crate) struct RawConfig {
 pub(crate) struct RawIdentityConfig {
     /// Key of the HMAC that hashes addresses; plain SHA-256 without it. If it changes, no known person is recognized.
     pub(crate) pepper: Option<Secret>,
+}
+
+/// The folder of the embedded engines if none is configured.
+const DEFAULT_DATA_FOLDER: &str = "data";
+
+/// Returns the folder of the embedded engines, keys and caches.
+pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
+    config
+        .data_folder
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
+}
+
+/// Returns the folder of the population's tables.
+pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
+    let configured = config.inference.model_folder.clone();
+    configured.unwrap_or_else(|| data_folder(config).join("model"))
+}
+
+/// Returns the host's configuration. The host must have time to tell a provider that Kafka does not acknowledge, and to count
+/// that.
+///
+/// # Errors
+/// Names the setting that cannot work.
+pub(crate) fn host_config(config: &RawConfig) -> anyhow::Result<HostConfig> {
+    let (raw, accounts) = (config.host.clone(), config.accounts.clone());
+    let host = HostConfig::try_new(raw, accounts, &data_folder(config))?;
+    let (kafka, request) = (config.kafka.delivery_timeout_ms, host.request_timeout.as_millis());
+    if config.kafka.bootstrap_servers.is_some() && u128::from(kafka) >= request {
+        bail!(
+            "`kafka.delivery_timeout_ms` is {kafka} and `host.request_timeout_ms` {request}: a request must be given \
+             more time than its delivery to Kafka"
+        );
+    }
+    Ok(host)
 }
 
 /// Merges the configuration file (if there is one) and the environment into one table, with all `…_file` keys resolved.
@@ -215,6 +251,22 @@ fn read_file(path: &Path) -> anyhow::Result<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_has_more_time_than_its_delivery_to_kafka() {
+        let checked = |host: &str| {
+            let file =
+                format!("{host}\n[kafka]\nbootstrap_servers = 'kafka:9092'\ndelivery_timeout_ms = 20000");
+            host_config(&parse(file.parse().unwrap()).unwrap())
+        };
+        let error = checked("").unwrap_err().to_string();
+        assert!(
+            error.contains("`kafka.delivery_timeout_ms` is 20000 and `host.request_timeout_ms` 15000"),
+            "{error}"
+        );
+        assert!(checked("[host]\nrequest_timeout_ms = 20000").is_err());
+        assert!(checked("[host]\nrequest_timeout_ms = 20001").is_ok());
+    }
 
     #[test]
     fn unknown_keys_are_named() {

@@ -25,21 +25,10 @@ use store::{
 };
 use tokio::{runtime::Handle, sync::OnceCell};
 
-use crate::config::RawConfig;
+use crate::config::{RawConfig, data_folder};
 
 /// The kind of an engine that is not a server.
 const EMBEDDED: &str = "embedded";
-
-/// The folder of the embedded engines if none is configured.
-const DEFAULT_DATA_FOLDER: &str = "data";
-
-/// Returns the folder of the embedded engines, keys and caches.
-pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
-    config
-        .data_folder
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
-}
 
 /// The engines behind the four ports of this process.
 pub(crate) struct Engines {

@@ -7,7 +7,12 @@ use clap::Args;
 use inference::{Replay, ReplayVerdict};
 use serde_json::Value;
 
-use crate::{cli::Format, config::RawConfig, engines::Engines, output, roles};
+use crate::{
+    cli::Format,
+    config::{self, RawConfig},
+    engines::Engines,
+    output,
+};
 
 /// Which decision to explain, and how.
 #[derive(Debug, Args)]
@@ -47,7 +52,7 @@ pub(crate) async fn run(args: &ExplainArgs, config: RawConfig) -> anyhow::Result
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let folder = roles::model_folder(&config);
+    let folder = config::model_folder(&config);
     let replay = inference::replay(&args.decision_id, &stored.body, None, Some(&folder));
     match args.format {
         Format::Json => output::line(&serde_json::to_string(&replay)?),

@@ -15,7 +15,7 @@ use crate::{
     account::{self, AccountName},
     config::RawConfig,
     engines::Engines,
-    keys, output, roles, rows,
+    keys, output, rows,
 };
 
 /// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
@@ -62,7 +62,7 @@ pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<
 }
 
 async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> anyhow::Result<Imported> {
-    let hasher = roles::hasher(&config.identity);
+    let hasher = keys::hasher(&config.identity);
     let mut importer = Importer {
         bus: None,
         appended: 0,

@@ -8,16 +8,26 @@ use host::HostConfig;
 use store::{bus::DEAD_LETTERS_TOPIC, embedded};
 
 use crate::{
-    config::RawConfig,
-    engines::{Engines, data_folder},
-    replay, roles,
+    config::{RawConfig, RawIdentityConfig, data_folder},
+    engines::Engines,
 };
 
 /// The file in the data folder that holds the hash of [`CHECKED`]. PostgreSQL has a row instead.
 const PEPPER_FILE: &str = "pepper.check";
 
+/// Consumer group of replays: what one replay has stored, the next does not read again.
+pub(crate) const REPLAY_GROUP: &str = "sendflowr-replay";
+
 /// An address that nobody has: domains below `.invalid` never exist.
 const CHECKED: &str = "pepper@check.invalid";
+
+/// Returns the hasher of identities; it is the same in every role.
+pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
+    match &config.pepper {
+        Some(pepper) => Hasher::with_pepper(pepper.expose().as_bytes().to_vec()),
+        None => Hasher::new(),
+    }
+}
 
 /// The pepper is not the one that identities were hashed with.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +49,7 @@ pub(crate) fn check_pepper(config: &RawConfig) -> anyhow::Result<()> {
     if config.postgres.host.is_some() {
         return Ok(());
     }
-    check_pepper_of(&data_folder(config), &roles::hasher(&config.identity))
+    check_pepper_of(&data_folder(config), &hasher(&config.identity))
 }
 
 /// Refuses a pepper other than the one that the identities in a data folder were hashed with, as [`check_pepper`] does.
@@ -69,7 +79,7 @@ pub(crate) async fn check_pepper_of_server(config: &RawConfig, engines: &Engines
     let Some(postgres) = engines.postgres().await? else {
         return Ok(());
     };
-    let hash = pepper_hash(&roles::hasher(&config.identity))?;
+    let hash = pepper_hash(&hasher(&config.identity))?;
     match postgres.pepper_check().await? {
         Some(kept) if kept != hash => Err(OtherPepper {
             place: engines.accounts_place(),
@@ -88,7 +98,7 @@ pub(crate) async fn check_pepper_of_server(config: &RawConfig, engines: &Engines
 pub(crate) async fn keep_pepper(config: &RawConfig, engines: &Engines) -> anyhow::Result<()> {
     check_pepper(config)?;
     check_pepper_of_server(config, engines).await?;
-    let hash = pepper_hash(&roles::hasher(&config.identity))?;
+    let hash = pepper_hash(&hasher(&config.identity))?;
     match engines.postgres().await? {
         Some(postgres) if postgres.pepper_check().await?.is_none() => {
             postgres.keep_pepper_check(&hash).await?;
@@ -113,6 +123,33 @@ fn pepper_hash(hasher: &Hasher) -> anyhow::Result<String> {
     Ok(hasher.email(CHECKED)?.as_str().to_owned())
 }
 
+/// Describes the problem if `host.seal_key` is not set although servers store what hosts seal: each host then seals with a key
+/// of its own, and nobody else can open it.
+pub(crate) fn private_seal_key(config: &RawConfig) -> Option<String> {
+    let is_shared = config.kafka.bootstrap_servers.is_some() || config.postgres.host.is_some();
+    if !is_shared || config.host.seal_key.is_some() {
+        return None;
+    }
+    Some(format!(
+        "`host.seal_key` is not set, so a host on Kafka or PostgreSQL seals with `{}`, which other hosts, \
+         `sendflowr account` and `sendflowr replay` do not have: set the same key for all (`openssl rand -hex 32` makes one; \
+         if a host has already run without it, append that host's key)",
+        data_folder(config).join("seal.key").display()
+    ))
+}
+
+/// Checks that `host.seal_key` is set, for commands that open and seal data of the hosts. If hosts share servers, a key created
+/// here would be known to nobody else.
+///
+/// # Errors
+/// Fails if it has to be set and is not.
+pub(crate) fn require_hosts_seal_key(config: &RawConfig) -> anyhow::Result<()> {
+    match private_seal_key(config) {
+        Some(problem) => bail!("{problem}"),
+        None => Ok(()),
+    }
+}
+
 /// Refuses to create a seal key while the data folder holds what only a former one opens. Hosts that share servers are told to
 /// configure one instead.
 ///
@@ -134,7 +171,7 @@ pub(crate) async fn refuse_new_seal_key(host: &HostConfig, engines: &Engines) ->
         let waiting = engines
             .bus()
             .await?
-            .lag(replay::GROUP, &[DEAD_LETTERS_TOPIC])
+            .lag(REPLAY_GROUP, &[DEAD_LETTERS_TOPIC])
             .await?;
         // They may be the consumer's, which are not sealed; reading them all to know would take too long.
         if waiting.iter().any(|lag| lag.records > 0) {

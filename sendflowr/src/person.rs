@@ -21,7 +21,7 @@ use crate::{
     cli::Format,
     config::RawConfig,
     engines::{Engines, Place},
-    keys, output, roles,
+    keys, output,
 };
 
 /// Most addresses with which a person is taken to be one person. People have a handful; a shop that sends its own phone number
@@ -168,7 +168,7 @@ struct Stores {
 pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Result<ExitCode> {
     let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
     keys::check_pepper(&config)?;
-    let id = who.name.id(&roles::hasher(&config.identity))?;
+    let id = who.name.id(&keys::hasher(&config.identity))?;
     let engines = Engines::existing(&config)?;
     let done = engines.closed_after(async |engines| export_or_erase(command, &id, &config, engines).await);
     done.await?;

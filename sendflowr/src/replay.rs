@@ -24,13 +24,11 @@ use store::{
 
 use self::done::Done;
 use crate::{
-    config::RawConfig,
+    config::{self, RawConfig},
     engines::{Engines, LateAccounts},
-    keys, output, roles,
+    keys::{self, REPLAY_GROUP},
+    output,
 };
-
-/// Consumer group of replays: what one replay has stored, the next does not read again.
-pub(crate) const GROUP: &str = "sendflowr-replay";
 
 /// Dead letters read at once.
 const BATCH: usize = 100;
@@ -106,7 +104,7 @@ struct Held {
 /// # Errors
 /// Fails if the bus or the plugins cannot be opened, or existing dead letters do not arrive.
 pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    roles::require_hosts_seal_key(&config)?;
+    keys::require_hosts_seal_key(&config)?;
     keys::check_pepper(&config)?;
     Engines::existing(&config)?
         .closed_after(async |engines| replay(config, args, engines).await)
@@ -115,8 +113,8 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
 
 async fn replay(config: RawConfig, args: &ReplayArgs, engines: &Arc<Engines>) -> anyhow::Result<ExitCode> {
     keys::check_pepper_of_server(&config, engines).await?;
-    let hasher = roles::hasher(&config.identity);
-    let mut host_config = roles::host_config(&config)?;
+    let hasher = keys::hasher(&config.identity);
+    let mut host_config = config::host_config(&config)?;
     // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.
     host_config.plugins.quarantine = QuarantineConfig::never();
     keys::refuse_new_seal_key(&host_config, engines).await?;
@@ -186,7 +184,7 @@ impl Replay<'_> {
     /// Replays the dead letters that exist when it begins, and those that arrive meanwhile.
     async fn all(&self) -> anyhow::Result<Tally> {
         let mut waiting: HashMap<u32, u64> = HashMap::new();
-        for lag in self.bus.lag(GROUP, &[DEAD_LETTERS_TOPIC]).await? {
+        for lag in self.bus.lag(REPLAY_GROUP, &[DEAD_LETTERS_TOPIC]).await? {
             waiting.insert(lag.partition, lag.records);
         }
         waiting.retain(|_, letters| *letters > 0);
@@ -241,7 +239,7 @@ impl Replay<'_> {
     }
 
     async fn subscribe(&self) -> anyhow::Result<Box<dyn Subscription>> {
-        let letters = self.bus.subscribe(GROUP, &[DEAD_LETTERS_TOPIC]).await;
+        let letters = self.bus.subscribe(REPLAY_GROUP, &[DEAD_LETTERS_TOPIC]).await;
         letters.context("cannot read the dead letters")
     }
 

@@ -5,7 +5,6 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -14,7 +13,6 @@ use std::{
 use anyhow::{Context, bail};
 use consumer::ConsumerConfig;
 use event::Hasher;
-use host::HostConfig;
 use inference::InferenceConfig;
 use listener::TlsConfig;
 use prometheus_client::registry::Registry;
@@ -29,9 +27,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{RawConfig, RawIdentityConfig},
+    config::{self, RawConfig, data_folder},
     demo::Demo,
-    engines::{Engines, LateAccounts, data_folder},
+    engines::{Engines, LateAccounts},
     keys::{self, OtherPepper},
     output,
     telemetry::{self, CertificateExpiry, Exporter},
@@ -108,65 +106,6 @@ pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter
     Box::pin(process.run(asked_to_stop, start)).await
 }
 
-/// Returns the hasher of identities; it is the same in every role.
-pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
-    match &config.pepper {
-        Some(pepper) => Hasher::with_pepper(pepper.expose().as_bytes().to_vec()),
-        None => Hasher::new(),
-    }
-}
-
-/// Returns the host's configuration. The host must have time to tell a provider that Kafka does not acknowledge, and to count
-/// that.
-///
-/// # Errors
-/// Names the setting that cannot work.
-pub(crate) fn host_config(config: &RawConfig) -> anyhow::Result<HostConfig> {
-    let (raw, accounts) = (config.host.clone(), config.accounts.clone());
-    let host = HostConfig::try_new(raw, accounts, &data_folder(config))?;
-    let (kafka, request) = (config.kafka.delivery_timeout_ms, host.request_timeout.as_millis());
-    if config.kafka.bootstrap_servers.is_some() && u128::from(kafka) >= request {
-        bail!(
-            "`kafka.delivery_timeout_ms` is {kafka} and `host.request_timeout_ms` {request}: a request must be given \
-             more time than its delivery to Kafka"
-        );
-    }
-    Ok(host)
-}
-
-/// Describes the problem if `host.seal_key` is not set although servers store what hosts seal: each host then seals with a key
-/// of its own, and nobody else can open it.
-pub(crate) fn private_seal_key(config: &RawConfig) -> Option<String> {
-    let is_shared = config.kafka.bootstrap_servers.is_some() || config.postgres.host.is_some();
-    if !is_shared || config.host.seal_key.is_some() {
-        return None;
-    }
-    Some(format!(
-        "`host.seal_key` is not set, so a host on Kafka or PostgreSQL seals with `{}`, which other hosts, \
-         `sendflowr account` and `sendflowr replay` do not have: set the same key for all (`openssl rand -hex 32` makes one; \
-         if a host has already run without it, append that host's key)",
-        data_folder(config).join("seal.key").display()
-    ))
-}
-
-/// Checks that `host.seal_key` is set, for commands that open and seal data of the hosts. If hosts share servers, a key created
-/// here would be known to nobody else.
-///
-/// # Errors
-/// Fails if it has to be set and is not.
-pub(crate) fn require_hosts_seal_key(config: &RawConfig) -> anyhow::Result<()> {
-    match private_seal_key(config) {
-        Some(problem) => bail!("{problem}"),
-        None => Ok(()),
-    }
-}
-
-/// Returns the folder of the population's tables.
-pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
-    let configured = config.inference.model_folder.clone();
-    configured.unwrap_or_else(|| data_folder(config).join("model"))
-}
-
 /// What the roles of one process share.
 struct Process {
     config: Arc<RawConfig>,
@@ -213,7 +152,7 @@ impl Process {
             tracing::warn!("{left}");
         }
         Ok(Self {
-            hasher: hasher(&config.identity),
+            hasher: keys::hasher(&config.identity),
             engines: Arc::new(engines),
             config: Arc::new(config),
             registry,
@@ -226,8 +165,8 @@ impl Process {
 
     /// Starts the host and returns its address.
     async fn host(&mut self) -> anyhow::Result<Served> {
-        let mut config = host_config(&self.config)?;
-        if let Some(problem) = private_seal_key(&self.config) {
+        let mut config = config::host_config(&self.config)?;
+        if let Some(problem) = keys::private_seal_key(&self.config) {
             tracing::warn!("{problem}");
         }
         let listener = listen(config.listen, "host.listen").await?;
@@ -333,7 +272,7 @@ impl Process {
     /// Starts the inference service and returns its address.
     async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
-        raw.model_folder = Some(model_folder(&self.config));
+        raw.model_folder = Some(config::model_folder(&self.config));
         let mut config = InferenceConfig::try_from(raw)?;
         keys::keep_pepper(&self.config, &self.engines).await?;
         let listener = listen(config.listen, "inference.listen").await?;
@@ -536,22 +475,6 @@ async fn received(signal: io::Result<Signal>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_has_more_time_than_its_delivery_to_kafka() {
-        let checked = |host: &str| {
-            let file =
-                format!("{host}\n[kafka]\nbootstrap_servers = 'kafka:9092'\ndelivery_timeout_ms = 20000");
-            host_config(&crate::config::parse(file.parse().unwrap()).unwrap())
-        };
-        let error = checked("").unwrap_err().to_string();
-        assert!(
-            error.contains("`kafka.delivery_timeout_ms` is 20000 and `host.request_timeout_ms` 15000"),
-            "{error}"
-        );
-        assert!(checked("[host]\nrequest_timeout_ms = 20000").is_err());
-        assert!(checked("[host]\nrequest_timeout_ms = 20001").is_ok());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_in_time_whatever_does_not() {

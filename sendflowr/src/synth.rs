@@ -6,7 +6,7 @@ use anyhow::Context;
 use event::Timestamp;
 use store::bus::{EVENTS_TOPIC, NewRecord};
 
-use crate::{config::RawConfig, engines::Engines, keys, output, roles};
+use crate::{config::RawConfig, engines::Engines, keys, output};
 
 /// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
 const BATCH_EVENTS: usize = 1_000;
@@ -15,7 +15,7 @@ const BATCH_EVENTS: usize = 1_000;
 /// shifted in time.
 pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
     keys::check_pepper(&config)?;
-    let hasher = roles::hasher(&config.identity);
+    let hasher = keys::hasher(&config.identity);
     let engines = Engines::existing_or_new(&config)?;
     let now = Timestamp::from(SystemTime::now());
     let events = synth::mock_events(count, seed, now, &hasher);

@@ -2,7 +2,7 @@
 
 use store::bus::{DEAD_LETTERS_TOPIC, EVENTS_TOPIC};
 
-use crate::{config::RawConfig, engines::Engines, output, replay};
+use crate::{config::RawConfig, engines::Engines, keys::REPLAY_GROUP, output};
 
 /// Creates the topics that are missing, then shows their partitions, how much each consumer group has still to read, and how much
 /// was deleted before the group has read it.
@@ -48,7 +48,7 @@ async fn print(engines: &Engines) -> anyhow::Result<()> {
     for (group, topic) in [
         (consumer::EVENTS_GROUP, EVENTS_TOPIC),
         (consumer::IDENTITY_GROUP, EVENTS_TOPIC),
-        (replay::GROUP, DEAD_LETTERS_TOPIC),
+        (REPLAY_GROUP, DEAD_LETTERS_TOPIC),
     ] {
         for lag in bus.lag(group, &[topic]).await? {
             rows.push(vec![

@@ -5,7 +5,11 @@ use std::time::SystemTime;
 use event::Timestamp;
 use inference::InferenceConfig;
 
-use crate::{config::RawConfig, engines::Engines, output, roles};
+use crate::{
+    config::{self, RawConfig},
+    engines::Engines,
+    output,
+};
 
 /// Fits the tables and saves them in the model folder, where a running inference service finds them within seconds.
 ///
@@ -13,7 +17,7 @@ use crate::{config::RawConfig, engines::Engines, output, roles};
 /// Fails if the stores cannot be read or the tables cannot be saved.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
     let engines = Engines::existing(&config)?;
-    let folder = roles::model_folder(&config);
+    let folder = config::model_folder(&config);
     let config = InferenceConfig::try_from(config.inference)?;
     let now = Timestamp::from(SystemTime::now());
     let fitted = engines.closed_after(async |engines| {

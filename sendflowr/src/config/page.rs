@@ -164,7 +164,7 @@ fn made_of(configured: &Table, keys: &[(&str, Value)]) -> Result<String, String>
         target.insert(last.to_owned(), value.clone());
     }
     let raw = super::parse(table).map_err(|error| error.to_string())?;
-    let folder = crate::engines::data_folder(&raw);
+    let folder = crate::config::data_folder(&raw);
     let text = |error: &dyn std::error::Error| error.to_string();
     let host = host::HostConfig::try_new(raw.host, host::RawAccounts::default(), &folder);
     Ok(format!(

@@ -8,8 +8,8 @@ use store::{events::Events, identity::StoredAccounts};
 
 use super::{BATCH_EVENTS, Imported, Importer};
 use crate::{
-    config::RawConfig,
-    engines::{Engines, data_folder},
+    config::{RawConfig, data_folder},
+    engines::Engines,
     output,
 };
 

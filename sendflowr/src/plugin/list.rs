@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::{
     account::{self, Known},
     cli::{Format, Global},
-    config::RawConfig,
+    config::{self, RawConfig},
     engines::Engines,
-    output, roles,
+    output,
 };
 
 /// Lists the plugins in the configured folder; the exit code says whether all are served, and all accounts.
@@ -27,7 +27,7 @@ use crate::{
 /// part of the list, not an error.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     let raw = global.load()?;
-    let config = roles::host_config(&raw)?;
+    let config = config::host_config(&raw)?;
     let plugins = config.plugins.clone();
     // Compiling occupies a thread for a while.
     let surveyed = tokio::task::spawn_blocking(move || Plugins::survey(&plugins)).await??;

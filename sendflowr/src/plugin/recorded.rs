@@ -18,7 +18,7 @@ use super::files::load;
 use crate::{
     account::AccountName,
     cli::{Format, Global},
-    output, roles,
+    config, keys, output,
 };
 
 /// Most differences of one delivery that are printed as text; the JSON has all.
@@ -53,8 +53,8 @@ pub(super) async fn run(
     question: &Question<'_>,
 ) -> anyhow::Result<ExitCode> {
     let config = global.load()?;
-    let hasher = roles::hasher(&config.identity);
-    let config = roles::host_config(&config)?;
+    let hasher = keys::hasher(&config.identity);
+    let config = config::host_config(&config)?;
     let limits = &config.plugins.limits;
     let recordings = Recordings::open(&config, hasher)?;
     let mut comparisons = Vec::new();
