@@ -83,7 +83,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
         }
     }
     if let Some(problem) = keys::private_seal_key(&config) {
-        output::line(&format!("note: {problem}"));
+        output::note(&problem);
     }
     if let Some(folder) = config
         .host
@@ -92,26 +92,29 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
         .as_ref()
         .filter(|folder| !folder.is_dir())
     {
-        output::line(&format!(
-            "note: `{}` (`host.plugins.folder`) is not there: a host creates it, empty, and serves nothing",
+        output::note(&format!(
+            "`{}` (`host.plugins.folder`) is not there: a host creates it, empty, and serves nothing",
             folder.display()
         ));
     }
     if let Some(problem) = same_address(&config) {
-        output::line(&format!("note: {problem}"));
+        output::note(&problem);
     }
     if let Err(error) = keys::check_pepper(&config) {
         // The data folder is the roles' user's alone, and the check may run as another.
         let is_denied = error
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-        is_valid &= is_denied;
-        let section = if is_denied { "note" } else { "identity" };
-        output::line(&format!("{section}: {error:#}"));
+        if is_denied {
+            output::note(&format!("{error:#}"));
+        } else {
+            is_valid = false;
+            output::line(&format!("identity: {error:#}"));
+        }
     }
     if has_accounts {
-        output::line(
-            "note: the names in `[accounts]` are compared with the plugins by `sendflowr plugin list`, and by a host that starts",
+        output::note(
+            "the names in `[accounts]` are compared with the plugins by `sendflowr plugin list`, and by a host that starts",
         );
     }
     let engines = match Engines::existing(&config) {
@@ -122,7 +125,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
         }
     };
     for left in engines.left_behind() {
-        output::line(&format!("note: {left}"));
+        output::note(&left);
     }
     if !offline {
         is_valid &= Box::pin(reach(&config, &engines)).await;

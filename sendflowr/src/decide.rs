@@ -4,7 +4,6 @@
 //! that is guaranteed. The same files give the same bytes.
 
 mod requests;
-pub(crate) mod sweep;
 
 use std::{
     collections::HashSet,
@@ -20,9 +19,12 @@ use inference::{model::Curve, one_of_the_best};
 use serde::Serialize;
 use serde_json::Number;
 
-use crate::{event_log::EventLog, output};
+use crate::{
+    event_log::EventLog,
+    output,
+    sweep::{self, Moment},
+};
 use requests::Request;
-use sweep::Moment;
 
 /// What `decide` reads and writes.
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,10 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use clap::Args;
 use event::{Event, Timestamp};
-use store::bus::{Bus, EVENTS_TOPIC, NewRecord};
+use store::{
+    StoreError,
+    bus::{Bus, EVENTS_TOPIC, NewRecord},
+};
 
 use self::file::Selection;
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
 };
 
 /// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
-const BATCH_EVENTS: usize = 1_000;
+pub(crate) const BATCH_EVENTS: usize = 1_000;
 
 /// What to import.
 #[derive(Debug, Args)]
@@ -99,8 +102,7 @@ struct Importer {
 impl Importer {
     async fn put(&mut self, batch: &[Event]) -> anyhow::Result<()> {
         if let Some(bus) = &self.bus {
-            let records = batch.iter().map(|event| NewRecord::of_event(event, None));
-            bus.append(records.collect()).await.with_context(|| {
+            append(&**bus, batch).await.with_context(|| {
                 format!(
                     "only {} events are on the bus; import again: what is stored already is not stored twice",
                     self.appended
@@ -110,6 +112,15 @@ impl Importer {
         self.appended += batch.len();
         Ok(())
     }
+}
+
+/// Appends events to the bus, at most [`BATCH_EVENTS`].
+///
+/// # Errors
+/// [`StoreError`] when the bus does not take them; some may be on it.
+pub(crate) async fn append(bus: &dyn Bus, batch: &[Event]) -> Result<(), StoreError> {
+    let records = batch.iter().map(|event| NewRecord::of_event(event, None));
+    bus.append(records.collect()).await
 }
 
 /// How much was imported.

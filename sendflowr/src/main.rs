@@ -21,6 +21,7 @@ mod plugin;
 mod replay;
 mod roles;
 mod rows;
+mod sweep;
 mod synth;
 mod telemetry;
 mod topics;

@@ -162,8 +162,8 @@ async fn replay(config: RawConfig, args: &ReplayArgs, engines: &Arc<Engines>) ->
     if let Some(name) = unknown
         && replayed + failed + discarded == 0
     {
-        output::line(&format!(
-            "note: no dead letter of `{name}` waits, and no plugin has that name: `sendflowr plugin list` shows those that are \
+        output::note(&format!(
+            "no dead letter of `{name}` waits, and no plugin has that name: `sendflowr plugin list` shows those that are \
              there"
         ));
     }

@@ -4,12 +4,9 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use event::Timestamp;
-use store::bus::{EVENTS_TOPIC, NewRecord};
+use store::bus::EVENTS_TOPIC;
 
-use crate::{config::RawConfig, engines::Engines, keys, output};
-
-/// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
-const BATCH_EVENTS: usize = 1_000;
+use crate::{config::RawConfig, engines::Engines, import, keys, output};
 
 /// Generates `count` events, the last of them now, and puts them on the bus. The same seed gives the same people and events,
 /// shifted in time.
@@ -21,9 +18,8 @@ pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::R
     let events = synth::mock_events(count, seed, now, &hasher);
     let appended = engines.closed_after(async |engines| {
         let bus = engines.bus().await?;
-        for batch in events.chunks(BATCH_EVENTS) {
-            let records = batch.iter().map(|event| NewRecord::of_event(event, None));
-            bus.append(records.collect())
+        for batch in events.chunks(import::BATCH_EVENTS) {
+            import::append(&*bus, batch)
                 .await
                 .context("cannot put events on the bus")?;
         }

@@ -94,7 +94,8 @@ async fn a_plugin_that_fails_at_a_delivery_without_content_is_no_worse_than_one_
     let text = works(folder, &["check", file, "--format", "json"]);
     let told: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(told["serves"], true);
-    assert!(told["note"].as_str().unwrap().starts_with(note), "{text}");
+    let of_json = told["note"].as_str().unwrap();
+    assert!(format!("note: {of_json}").starts_with(note), "{text}");
     let text = works(folder, &["pin"]);
     assert!(
         text.contains(note) && text.contains("pinned    eager 1.0.0"),

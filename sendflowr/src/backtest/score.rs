@@ -21,8 +21,8 @@ use inference::{
 };
 
 use crate::{
-    decide::sweep::{self, Moment},
     event_log::EventLog,
+    sweep::{self, Moment},
 };
 
 use super::statistics::{Random, Ratio};

@@ -152,7 +152,7 @@ fn print(file: &Path, plugin: &Plugin, examination: &Examination, config: &Plugi
         output::table(&["limit", "takes", "may take", ""], &rows)
     ));
     if let Some(note) = note(examination) {
-        output::line(&format!("{note}\n"));
+        output::note(&note);
     }
     if let Some(configured) = configured(file, plugin, config) {
         output::line(&format!("`{}`: {configured}\n", file.display()));

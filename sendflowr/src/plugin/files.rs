@@ -27,7 +27,7 @@ pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc
     let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
     let examined = examined.with_context(|| format!("`{}`", file.display()))?;
     if let Some(note) = note(&examined.1) {
-        output::line(&note);
+        output::note(&note);
     }
     Ok(examined)
 }
@@ -36,7 +36,7 @@ pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc
 pub(super) fn note(examination: &Examination) -> Option<String> {
     let failure = examination.failure.as_ref()?;
     Some(format!(
-        "note: on a delivery without content {failure}; a host still serves it and asks the provider to retry such deliveries"
+        "on a delivery without content {failure}; a host still serves it and asks the provider to retry such deliveries"
     ))
 }
 

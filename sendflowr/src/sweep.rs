@@ -134,7 +134,7 @@ fn of_logged(logged: &LoggedEvent, universal_id: &UniversalId) -> Event {
 }
 
 /// Returns the id of the person called `user_id` in a file, which may be the one that the service uses.
-pub(super) fn universal_id(user_id: &str) -> UniversalId {
+pub(crate) fn universal_id(user_id: &str) -> UniversalId {
     UniversalId::parse(user_id).unwrap_or_else(|| {
         UniversalId::from_identifier(&Identifier {
             kind: IdentifierKind::ExternalId,
