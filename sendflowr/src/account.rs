@@ -10,7 +10,7 @@ use event::{
     Timestamp,
     identity::{is_account_name, is_slug},
 };
-use host::{AccountValues, Accounts, DEFAULT_ACCOUNT, HostConfig, Sealer};
+use host::{Account, AccountValues, Accounts, DEFAULT_ACCOUNT, HostConfig, Sealer};
 use serde_json::json;
 use store::identity::{StoredAccount, StoredAccounts};
 
@@ -189,46 +189,48 @@ async fn set(
         place.name
     ));
     if place.is_new {
-        output::line(&format!(
-            "note: {} was not there and is created, so no running host uses it: if one runs, give this command that host's \
+        output::note(&format!(
+            "{} was not there and is created, so no running host uses it: if one runs, give this command that host's \
              `--config` and `--data`, in the same folder",
             place.name
         ));
     }
     if before.is_some() && replace {
-        output::line("note: its earlier values are discarded, it has only the given ones");
+        output::note("its earlier values are discarded, it has only the given ones");
     }
-    let file = config.plugins.folder.join(format!("{provider}.wasm"));
+    tell_of_plugin(config, &parsed).await;
+    Ok(())
+}
+
+/// Says what an account that is stored lacks for its provider's plugin, as far as the file tells.
+async fn tell_of_plugin(config: &HostConfig, account: &Account) {
+    let file = config.plugins.folder.join(format!("{}.wasm", account.provider()));
     if !file.exists() {
         let names = plugin_names(&config.plugins.folder);
         let others = match names.is_empty() {
             true => String::new(),
             false => format!("; there is {}", names.join(", ")),
         };
-        output::line(&format!(
-            "note: there is no plugin `{}` yet{others}",
-            file.display()
-        ));
-        return Ok(());
+        output::note(&format!("there is no plugin `{}` yet{others}", file.display()));
+        return;
     }
     // The account is stored, whatever the file is.
     let plugin = match plugin::load(&file, &config.plugins.limits).await {
         Ok(plugin) => plugin,
         Err(error) => {
-            output::line(&format!(
-                "note: the values that the plugin needs cannot be checked: {error:#}"
+            output::note(&format!(
+                "the values that the plugin needs cannot be checked: {error:#}"
             ));
-            return Ok(());
+            return;
         }
     };
-    let findings = parsed.findings(plugin.descriptor());
+    let findings = account.findings(plugin.descriptor());
     for problem in findings.problems() {
-        output::line(&format!("note: it {problem}"));
+        output::note(&format!("it {problem}"));
     }
     if findings.takes_unsigned {
-        output::line("note: it accepts unproven deliveries");
+        output::note("it accepts unproven deliveries");
     }
-    Ok(())
 }
 
 /// Returns the stored account of this name.

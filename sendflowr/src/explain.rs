@@ -99,6 +99,29 @@ fn print_replay(replay: &Replay) {
 /// Prints the explanation for people: what was decided, why, and from which data.
 fn print(explanation: &Value) {
     let at = |path: &str| text(explanation.pointer(path).unwrap_or(&Value::Null));
+    output::line(&at("/explanation_ref"));
+    output::line("");
+    for (name, fact) in facts(explanation) {
+        output::line(&format!("{name:<12} {fact}"));
+    }
+    output::line("");
+    for sentence in explanation["why"].as_array().into_iter().flatten() {
+        output::line(&text(sentence));
+    }
+    let peaks = explanation["peaks"].as_array();
+    let rows: Vec<Vec<String>> = peaks.into_iter().flatten().map(peak).collect();
+    if !rows.is_empty() {
+        output::line("");
+        output::line(&output::table(
+            &["best minutes", "worth", "hot paths", "could be chosen"],
+            &rows,
+        ));
+    }
+}
+
+/// Returns what is printed of an explanation, each with its name.
+fn facts(explanation: &Value) -> Vec<(&'static str, String)> {
+    let at = |path: &str| text(explanation.pointer(path).unwrap_or(&Value::Null));
     let mut facts = vec![
         ("person", at("/universal_id")),
         ("decided at", at("/decided_at")),
@@ -164,24 +187,7 @@ fn print(explanation: &Value) {
             facts.push((name, at(path)));
         }
     }
-    output::line(&at("/explanation_ref"));
-    output::line("");
-    for (name, fact) in facts {
-        output::line(&format!("{name:<12} {fact}"));
-    }
-    output::line("");
-    for sentence in explanation["why"].as_array().into_iter().flatten() {
-        output::line(&text(sentence));
-    }
-    let peaks = explanation["peaks"].as_array();
-    let rows: Vec<Vec<String>> = peaks.into_iter().flatten().map(peak).collect();
-    if !rows.is_empty() {
-        output::line("");
-        output::line(&output::table(
-            &["best minutes", "worth", "hot paths", "could be chosen"],
-            &rows,
-        ));
-    }
+    facts
 }
 
 fn peak(point: &Value) -> Vec<String> {

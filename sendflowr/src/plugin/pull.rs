@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use host::plugin::{
-    Limits, LockWriter, MOST_SIGNATURE_BYTES, Pin, PluginLoader, PluginLock, PluginsConfig, signature_path,
+    Limits, LockWriter, MOST_SIGNATURE_BYTES, Pin, Plugin, PluginLoader, PluginLock, PluginsConfig,
+    signature_path,
 };
 use tempfile::NamedTempFile;
 
@@ -124,36 +125,16 @@ async fn place(
         .with_context(|| format!("the plugin from `{source}` is refused"))?;
     let descriptor = plugin.descriptor();
     let file = folder.join(format!("{}.wasm", descriptor.slug));
-    let pin = lock_now.as_ref().and_then(|lock| lock.get(&descriptor.slug));
-    if !args.replace
-        && is_other(&file, &component.bytes, pin, plugin.digest())?
-        && !pin.is_some_and(|pin| is_of(pin, &args.source))
-    {
-        let before = match pin.and_then(|pin| pin.source.as_deref()) {
-            Some(source) => format!("`{source}`"),
-            None => "an unknown origin".to_owned(),
-        };
-        bail!(
-            "a plugin for `{}` from {before} is already installed; use `--replace` to replace it with the one from `{source}`",
-            descriptor.slug
-        );
-    }
-    if let Some(other) = other_file(
-        &folder,
+    refuse_replacement(
+        config,
+        &args,
         &file,
-        &descriptor.slug,
+        &component.bytes,
+        &plugin,
         lock_now.as_ref(),
-        &config.limits,
+        &source,
     )
-    .await?
-    {
-        bail!(
-            "`{}` is a plugin for `{slug}` too, and only one file can be served: remove it, or name it `{slug}.wasm` if it is the \
-             one to be replaced",
-            other.display(),
-            slug = descriptor.slug
-        );
-    }
+    .await?;
     // On a full disk this fails, before anything is changed.
     let signature_file = match &signature {
         Some(signature) => Some(beside(&folder, signature.as_bytes())?),
@@ -187,17 +168,59 @@ async fn place(
     ));
     if writer.is_none()
         && let Some(lock_now) = lock_now
-        && lock_now
-            .get(&descriptor.slug)
-            .is_none_or(|pin| pin.sha256 != plugin.digest())
     {
+        tell_unless_pinned(&lock_now, &lock, &file, &plugin);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to put a plugin in place of one from elsewhere, or beside another file for the same provider.
+async fn refuse_replacement(
+    config: &PluginsConfig,
+    args: &PullArgs,
+    file: &Path,
+    bytes: &[u8],
+    plugin: &Plugin,
+    lock: Option<&PluginLock>,
+    source: &str,
+) -> anyhow::Result<()> {
+    let descriptor = plugin.descriptor();
+    let pin = lock.and_then(|lock| lock.get(&descriptor.slug));
+    if !args.replace
+        && is_other(file, bytes, pin, plugin.digest())?
+        && !pin.is_some_and(|pin| is_of(pin, &args.source))
+    {
+        let before = match pin.and_then(|pin| pin.source.as_deref()) {
+            Some(source) => format!("`{source}`"),
+            None => "an unknown origin".to_owned(),
+        };
+        bail!(
+            "a plugin for `{}` from {before} is already installed; use `--replace` to replace it with the one from `{source}`",
+            descriptor.slug
+        );
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    if let Some(other) = other_file(folder, file, &descriptor.slug, lock, &config.limits).await? {
+        bail!(
+            "`{}` is a plugin for `{slug}` too, and only one file can be served: remove it, or name it `{slug}.wasm` if it is the \
+             one to be replaced",
+            other.display(),
+            slug = descriptor.slug
+        );
+    }
+    Ok(())
+}
+
+/// Says so if the lock file, which this command has not written, does not pin the plugin.
+fn tell_unless_pinned(lock: &PluginLock, path: &Path, file: &Path, plugin: &Plugin) {
+    let pin = lock.get(&plugin.descriptor().slug);
+    if pin.is_none_or(|pin| pin.sha256 != plugin.digest()) {
         output::line(&format!(
             "`{}` does not pin this file: review it, and pin it with `sendflowr plugin pin {}`",
-            lock.display(),
+            path.display(),
             file.display()
         ));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Fails if the configured keys require a signature, and this is none of theirs.
