@@ -69,6 +69,20 @@ pub struct RawInferenceConfig {
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct InferenceConfig {
+impl RawInferenceConfig {
+    /// Returns how many seconds back decisions read events, and the key that says so. Where events are removed earlier, the same
+    /// question gets another answer as soon as a profile has to be rebuilt.
+    pub fn reads_back(&self) -> (&'static str, u64) {
+        let history = self.history_seconds.unwrap_or(HISTORY_SECONDS);
+        let window = self.latency.window_seconds.unwrap_or(latency::WINDOW_SECONDS);
+        if window > history {
+            ("inference.latency.window_seconds", window)
+        } else {
+            ("inference.history_seconds", history)
+        }
+    }
+}
+
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Who may call the API.
@@ -138,6 +152,9 @@ pub enum InvalidConfig {
 /// Longest history: that of the longest breaker.
 const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
 
+/// A year has each season and each holiday once.
+const HISTORY_SECONDS: u64 = 365 * 86_400;
+
 /// Highest capacity in mails per minute: no provider takes as many, so a higher number is probably a typing error.
 pub(crate) const MAX_CAPACITY: u32 = 10_000_000;
 
@@ -196,7 +213,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
         let history = seconds(
             "history_seconds",
             raw.history_seconds,
-            31_536_000,
+            HISTORY_SECONDS,
             86_400..=MAX_HISTORY_SECONDS,
         )?;
         let policy = PolicyConfig::try_new(raw.hot_paths, &raw.breakers)?;

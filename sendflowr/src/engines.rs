@@ -30,6 +30,18 @@ use crate::config::{RawConfig, data_folder};
 /// The kind of an engine that is not a server.
 const EMBEDDED: &str = "embedded";
 
+/// Refuses to remove events that decisions still read.
+fn refuse_short_events(config: &RawConfig) -> anyhow::Result<()> {
+    let (key, read_back) = config.inference.reads_back();
+    match config.store.event_retention_seconds {
+        Some(kept) if kept < read_back && config.clickhouse.host.is_none() => bail!(
+            "`store.event_retention_seconds` is {kept}, less than `{key}`, which is {read_back}: decisions would lack what they \
+             are made from; raise the one, or lower the other"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// The engines behind the four ports of this process.
 pub(crate) struct Engines {
     folder: PathBuf,
@@ -109,6 +121,7 @@ impl Engines {
         if let Some(mistake) = server_without_address {
             bail!("{mistake}");
         }
+        refuse_short_events(config)?;
         Ok(Self {
             folder: data_folder(config),
             embedded: EmbeddedConfig::try_from(config.store.clone())?,

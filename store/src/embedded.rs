@@ -76,6 +76,8 @@ pub struct RawEmbeddedConfig {
     pub lease_ms: Option<u64>,
     /// See [`SqliteEventsConfig::explanation_retention`].
     pub explanation_retention_seconds: Option<u64>,
+    /// See [`SqliteEventsConfig::event_retention`]. Explanations are not kept for longer.
+    pub event_retention_seconds: Option<u64>,
     /// See [`MemoryProfilesConfig::capacity_bytes`].
     pub profiles_bytes: Option<u64>,
 }
@@ -94,6 +96,10 @@ pub struct EmbeddedConfig {
 /// The minimum is the time between two rounds of removal: anything shorter would keep nothing, not even for readers that are
 /// only seconds behind. A value of more than a hundred years is a mistake.
 const RETENTION_SECONDS: RangeInclusive<u64> = 60..=3_153_600_000;
+
+/// The minimum is that of `inference.history_seconds` and of `clickhouse.ttl_days`: a day, since people are judged by the hour of
+/// the day. The maximum is that of the other retentions.
+const EVENT_RETENTION_SECONDS: RangeInclusive<u64> = 86_400..=3_153_600_000;
 
 /// The minimum ensures that the three renewals of a lease are not late on a busy disk. The maximum is how long the successor of
 /// a killed process may have to wait.
@@ -115,6 +121,23 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
             Some(ms) => Duration::from_millis(number("store", "lease_ms", ms, LEASE_MS)?),
             None => default.bus.lease,
         };
+        let event_retention = match raw.event_retention_seconds {
+            Some(seconds) => {
+                let seconds = number(
+                    "store",
+                    "event_retention_seconds",
+                    seconds,
+                    EVENT_RETENTION_SECONDS,
+                )?;
+                Some(Duration::from_secs(seconds))
+            }
+            None => None,
+        };
+        let explanation_retention = kept(
+            "explanation_retention_seconds",
+            raw.explanation_retention_seconds,
+            default.events.explanation_retention,
+        )?;
         let profiles_bytes = raw.profiles_bytes.unwrap_or(default.profiles.capacity_bytes);
         Ok(Self {
             bus: SqliteBusConfig {
@@ -136,11 +159,10 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
                 lease,
             },
             events: SqliteEventsConfig {
-                explanation_retention: kept(
-                    "explanation_retention_seconds",
-                    raw.explanation_retention_seconds,
-                    default.events.explanation_retention,
-                )?,
+                // Without the events after it, a decision would be taken for one that led to nothing.
+                explanation_retention: event_retention
+                    .map_or(explanation_retention, |events| events.min(explanation_retention)),
+                event_retention,
             },
             profiles: MemoryProfilesConfig {
                 capacity_bytes: number("store", "profiles_bytes", profiles_bytes, PROFILES_BYTES)?,
@@ -202,9 +224,40 @@ mod tests {
             error,
             "`store.dead_letter_retention_seconds` is 0, it must be between 60 and 3153600000"
         );
+        let raw = RawEmbeddedConfig {
+            event_retention_seconds: Some(86_399),
+            ..Default::default()
+        };
+        let error = EmbeddedConfig::try_from(raw).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`store.event_retention_seconds` is 86399, it must be between 86400 and 3153600000"
+        );
         assert_eq!(
             EmbeddedConfig::try_from(RawEmbeddedConfig::default()),
             Ok(EmbeddedConfig::default())
         );
+    }
+
+    #[test]
+    fn no_explanation_outlasts_the_events() {
+        const DAY: u64 = 86_400;
+        let kept = |event_days: Option<u64>, explanation_days: Option<u64>| {
+            let raw = RawEmbeddedConfig {
+                event_retention_seconds: event_days.map(|days| days * DAY),
+                explanation_retention_seconds: explanation_days.map(|days| days * DAY),
+                ..Default::default()
+            };
+            let events = EmbeddedConfig::try_from(raw).unwrap().events;
+            let days = |kept: Duration| kept.as_secs() / DAY;
+            (
+                events.event_retention.map(days),
+                days(events.explanation_retention),
+            )
+        };
+        assert_eq!(kept(None, None), (None, 90));
+        assert_eq!(kept(Some(30), None), (Some(30), 30));
+        assert_eq!(kept(Some(400), None), (Some(400), 90));
+        assert_eq!(kept(Some(30), Some(7)), (Some(30), 7));
     }
 }

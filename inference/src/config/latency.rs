@@ -38,6 +38,8 @@ const QUANTILE: RangeInclusive<f64> = 0.01..=0.99;
 /// More than a day is not the delay of a provider.
 const DELAY_SECONDS: RangeInclusive<u64> = 0..=86_400;
 const LATENCY_REFRESH_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// A month has enough samples of most providers, and follows their changes.
+pub(super) const WINDOW_SECONDS: u64 = 30 * 86_400;
 /// An hour has few samples, and what a provider did a year ago says nothing about today.
 const LATENCY_WINDOW_SECONDS: RangeInclusive<u64> = 3_600..=365 * 86_400;
 
@@ -56,7 +58,7 @@ impl RawLatencyConfig {
             window: seconds(
                 "latency.window_seconds",
                 self.window_seconds,
-                2_592_000,
+                WINDOW_SECONDS,
                 LATENCY_WINDOW_SECONDS,
             )?,
         })

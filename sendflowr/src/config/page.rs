@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("../../../docs/settings.md");
 const OF_THE_LIMITS: [&str; 2] = ["host.plugins.limits", "host.plugins.quarantine"];
 
 /// Keys whose default the page describes in words.
-const DESCRIBED: [&str; 16] = [
+const DESCRIBED: [&str; 17] = [
     "host.allow_mock_events",
     "host.seal_key",
     "host.plugins.cache_folder",
@@ -28,6 +28,7 @@ const DESCRIBED: [&str; 16] = [
     "postgres.ca",
     "redis.ca",
     "redis.user",
+    "store.event_retention_seconds",
     "telemetry.service_name",
     "telemetry.sample_ratio",
 ];

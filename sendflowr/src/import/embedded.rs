@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use event::{Event, Timestamp, UniversalId};
-use store::{events::Events, identity::StoredAccounts};
+use store::{embedded::RawEmbeddedConfig, events::Events, identity::StoredAccounts};
 
 use super::{BATCH_EVENTS, Imported, Importer};
 use crate::{
@@ -38,7 +38,11 @@ pub(super) async fn import(
     }
     let former = Engines::existing(&RawConfig {
         data_folder: Some(folder.to_owned()),
-        store: config.store.clone(),
+        // Nothing is removed from what is being moved.
+        store: RawEmbeddedConfig {
+            event_retention_seconds: None,
+            ..config.store.clone()
+        },
         ..RawConfig::default()
     })?;
     if former.is_new("events") && former.is_new("identities") {

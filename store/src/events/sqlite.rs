@@ -88,12 +88,15 @@ const ROWS_AT_ONCE: usize = 128;
 pub struct SqliteEventsConfig {
     /// How long explanations are kept. Default 90 days.
     pub explanation_retention: Duration,
+    /// How long after they happened events are kept. Default: for ever.
+    pub event_retention: Option<Duration>,
 }
 
 impl Default for SqliteEventsConfig {
     fn default() -> Self {
         Self {
             explanation_retention: Duration::from_secs(EXPLANATION_DAYS * 24 * 60 * 60),
+            event_retention: None,
         }
     }
 }
@@ -113,7 +116,8 @@ impl SqliteEvents {
     /// Name of the file that is there once a store has been opened in its folder.
     pub const FILE: &str = "events.db";
 
-    /// Opens the event store in `folder`, which must exist, and starts removing explanations that have exceeded their retention.
+    /// Opens the event store in `folder`, which must exist, and starts removing events and explanations that have exceeded
+    /// their retention.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
@@ -128,6 +132,13 @@ impl SqliteEvents {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let retention = config.explanation_retention;
         tasks.spawn(retention::run(explanations.clone(), retention, stop.clone()));
+        if let Some(retention) = config.event_retention {
+            tasks.spawn(retention::run_over_events(
+                events.clone(),
+                retention,
+                stop.clone(),
+            ));
+        }
         let _stop_when_dropped = stop.clone().drop_guard();
         Ok(Self {
             events,
@@ -139,13 +150,19 @@ impl SqliteEvents {
         })
     }
 
-    /// Removes the explanations that are too old at `now`, as the background task does every minute. Returns their number.
+    /// Removes the explanations and events that are too old at `now`, as background tasks do every minute and every hour. Returns
+    /// their number.
     ///
     /// # Errors
-    /// [`StoreError`] when the file cannot be written.
+    /// [`StoreError`] when a file cannot be written.
     pub async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
         let before = retention::oldest_kept(self.config.explanation_retention, now);
-        retention::expire(&self.explanations, before).await
+        let explanations = retention::expire(&self.explanations, before).await?;
+        let Some(retention) = self.config.event_retention else {
+            return Ok(explanations);
+        };
+        let before = Timestamp::from_millis_clamped(retention::oldest_kept(retention, now));
+        Ok(explanations + retention::expire_events(&self.events, before).await?)
     }
 
     /// Waits for running operations and closes the files. Later calls fail.

@@ -41,6 +41,7 @@ async fn explanations_are_removed_when_they_are_too_old() {
     let folder = tempfile::tempdir().unwrap();
     let config = SqliteEventsConfig {
         explanation_retention: Duration::from_millis(500),
+        event_retention: None,
     };
     let events = SqliteEvents::open(folder.path(), config).await.unwrap();
     for number in 0..3 {
@@ -86,6 +87,75 @@ async fn explanations_are_removed_when_they_are_too_old() {
         447
     );
     assert_eq!(stored().await, 0);
+}
+
+#[tokio::test]
+async fn events_are_removed_when_they_are_too_old_if_an_age_is_set() {
+    const DAY_MS: i64 = 86_400_000;
+    let now: Timestamp = "2026-06-30T12:00:00Z".parse().unwrap();
+    let person = |name: &str| {
+        UniversalId::from_identifier(&Identifier {
+            kind: IdentifierKind::ExternalId,
+            value: name.to_owned(),
+        })
+    };
+    let clicked = |name: &str, age_ms: i64| {
+        let at = now.plus_millis(-age_ms);
+        StoredEvent {
+            event: Event {
+                event_id: format!("{name} at {at}"),
+                ..Event::bare(EventType::Clicked, at, person(name))
+            },
+            enrichment: Enrichment::default(),
+        }
+    };
+    let kept = async |events: &SqliteEvents, name: &str| {
+        events
+            .history(&[person(name)], Timestamp::default(), 10_000)
+            .await
+            .unwrap()
+            .len()
+    };
+    // Ann has more old events than are removed in one transaction, before a new one; Bob has one that is just not too old; of Carl
+    // nothing is left.
+    let mut stored: Vec<StoredEvent> = (0..450)
+        .map(|number| clicked("ann", 31 * DAY_MS + number))
+        .collect();
+    stored.extend([
+        clicked("ann", DAY_MS),
+        clicked("bob", 30 * DAY_MS),
+        clicked("bob", 30 * DAY_MS + 1),
+    ]);
+    stored.extend((0..300).map(|number| clicked("carl", 400 * DAY_MS + number)));
+    stored.extend((0..300).map(|number| clicked(&format!("one of many {number}"), 40 * DAY_MS)));
+
+    let folder = tempfile::tempdir().unwrap();
+    let open = async |event_retention: Option<Duration>| {
+        let config = SqliteEventsConfig {
+            event_retention,
+            ..SqliteEventsConfig::default()
+        };
+        SqliteEvents::open(folder.path(), config).await.unwrap()
+    };
+    let events = open(None).await;
+    events.write(&stored).await.unwrap();
+    assert_eq!(
+        events.expire(now).await.unwrap(),
+        0,
+        "by default nothing is too old"
+    );
+    events.close().await;
+
+    let events = open(Some(Duration::from_secs(30 * 86_400))).await;
+    assert_eq!(events.expire(now).await.unwrap(), 450 + 1 + 300 + 300);
+    assert_eq!(kept(&events, "ann").await, 1);
+    assert_eq!(kept(&events, "bob").await, 1);
+    assert_eq!(kept(&events, "carl").await, 0);
+    assert_eq!(
+        events.known(&[person("ann"), person("carl")]).await.unwrap(),
+        [true, false]
+    );
+    assert_eq!(events.expire(now).await.unwrap(), 0);
 }
 
 #[tokio::test]
