@@ -5,11 +5,11 @@
 # container engine, whoever can enter the folders above it. Put it into a folder of mode 0700; the container engine can mount it
 # nevertheless.
 #
-# A server must see its own password and nothing else. If a second folder is given, each password is copied to the folder in it
-# that is named after the server, where there is one.
+# A server must see its own password and nothing else, and Prometheus the token of the metrics. So each is copied to the folder that
+# is named after its server, where there is one, in the second given folder or /run/servers.
 set -eu
 cd "${1:-/run/secrets}"
-for name in clickhouse_password postgres_password redis_password api_token seal_key; do
+for name in clickhouse_password postgres_password redis_password api_token metrics_token seal_key; do
   grep -qs '[^[:space:]]' "$name" && continue
   # The file appears complete or not at all, even if the script is interrupted. What an interrupted run has left cannot be written.
   rm -f "$name.new"
@@ -17,6 +17,14 @@ for name in clickhouse_password postgres_password redis_password api_token seal_
   chmod 0444 "$name.new"
   mv "$name.new" "$name"
 done
+
+# Puts a file in place of the old copy: the container may hold the folder mounted.
+hand_over() {
+  rm -f "$1.new"
+  printf %s "$2" > "$1.new"
+  chmod 0444 "$1.new"
+  mv "$1.new" "$1"
+}
 for server in clickhouse postgres redis; do
   folder="${2:-/run/servers}/$server"
   [ -d "$folder" ] || continue
@@ -27,9 +35,10 @@ for server in clickhouse postgres redis; do
     echo "${server}_password has several lines: a password is one line" >&2
     exit 1
   fi
-  # In place of the old copy: the container may hold the folder mounted.
-  rm -f "$folder/password.new"
-  printf %s "$password" > "$folder/password.new"
-  chmod 0444 "$folder/password.new"
-  mv "$folder/password.new" "$folder/password"
+  hand_over "$folder/password" "$password"
 done
+folder="${2:-/run/servers}/prometheus"
+if [ -d "$folder" ]; then
+  # The roles accept each of several, Prometheus sends the whole file: the first is the new one.
+  hand_over "$folder/metrics_token" "$(tr -s '[:space:]' '\n' < metrics_token | sed -n '/./{p;q;}')"
+fi

@@ -7,7 +7,7 @@ use std::{
 
 use event::settings::{OutOfRange, Secret, number};
 use ipnet::IpNet;
-use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, TlsConfig};
+use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, RawTokens, TlsConfig};
 use serde::Deserialize;
 
 /// The `[consumer]` section as written in the configuration. Every key may be left out.
@@ -17,9 +17,11 @@ pub struct RawConsumerConfig {
     /// Address of `/health`, `/ready` and `/metrics`. Default `127.0.0.1:8002`; if all roles share a process, they are
     /// only served if this is set, because the other roles report the same.
     pub listen: Option<SocketAddr>,
-    /// Token that `/metrics` requires as `Authorization: Bearer …`; 16 or more characters. Default: none, which is only
-    /// accepted on loopback or with `allow_anonymous`.
+    /// Token that `/metrics` requires as `Authorization: Bearer …`; 16 or more characters. Of several, separated by white space,
+    /// each is accepted. Default: none, which is only accepted on loopback or with `allow_anonymous`.
     pub token: Option<Secret>,
+    /// Another token, which `/metrics` accepts besides, as that of the other roles; needs `token`. Default: none.
+    pub metrics_token: Option<Secret>,
     /// Whether `/metrics` may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[consumer.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
@@ -51,6 +53,7 @@ impl Default for RawConsumerConfig {
         Self {
             listen: None,
             token: None,
+            metrics_token: None,
             allow_anonymous: false,
             tls: RawTlsConfig::default(),
             batch_events: 5_000,
@@ -145,10 +148,14 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
             relay_ranges.push(network(&range).ok_or(InvalidConfig::BadRange(range))?);
         }
         let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
+        let tokens = RawTokens {
+            token: raw.token,
+            metrics_token: raw.metrics_token,
+        };
         Ok(Self {
             status: StatusConfig {
                 listen,
-                access: Access::try_new("consumer", "token", listen, raw.token, raw.allow_anonymous)?,
+                access: Access::try_new("consumer", "token", listen, tokens, raw.allow_anonymous)?,
                 tls: TlsConfig::try_new("consumer", raw.tls)?,
             },
             batch_events: count("batch_events", raw.batch_events, 1..=50_000)?,

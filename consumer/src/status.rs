@@ -49,7 +49,10 @@ pub async fn serve_status(
     };
     let router = Router::new()
         .route("/metrics", get(metrics))
-        .route_layer(middleware::from_fn_with_state(access, listener::protect))
+        .route_layer(middleware::from_fn_with_state(
+            access.for_metrics(),
+            listener::protect,
+        ))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .fallback(|| async {

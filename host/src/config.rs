@@ -8,7 +8,7 @@ use std::{
 };
 
 use event::settings::{OutOfRange, Secret, number};
-use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, TlsConfig};
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawTokens, TlsConfig};
 use serde::Deserialize;
 
 use crate::{
@@ -57,9 +57,12 @@ pub struct RawHostConfig {
     /// generated once and kept in `seal.key` in the data folder. Several hosts that share a bus or stored accounts need the same
     /// key. Former keys may follow it, separated by white space; they still open what they have sealed.
     pub seal_key: Option<Secret>,
-    /// Token that `/plugins`, `/metrics` and `/api/mock/…` require as `Authorization: Bearer …`; 16 or more characters.
-    /// Webhooks are open, their proofs protect them. Default: none, which is only accepted on loopback.
+    /// Token that `/plugins`, `/metrics` and `/api/mock/…` require as `Authorization: Bearer …`; 16 or more characters. Of
+    /// several, separated by white space, each is accepted. Webhooks are open, their proofs protect them. Default: none, which is
+    /// only accepted on loopback.
     pub admin_token: Option<Secret>,
+    /// Another token, which `/metrics` alone accepts besides; needs `admin_token`. Default: none.
+    pub metrics_token: Option<Secret>,
     /// Whether those routes may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[host.tls]`: certificate and key for serving HTTPS. Default: plain HTTP.
@@ -163,7 +166,10 @@ impl HostConfig {
                 "host",
                 "admin_token",
                 listen,
-                raw.admin_token,
+                RawTokens {
+                    token: raw.admin_token,
+                    metrics_token: raw.metrics_token,
+                },
                 raw.allow_anonymous,
             )?,
             tls: TlsConfig::try_new("host", raw.tls)?,

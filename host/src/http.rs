@@ -108,13 +108,20 @@ pub(crate) fn router(app: App) -> Router {
     let for_operators = Router::new()
         .route("/plugins", get(admin::plugins))
         .route("/api/mock/events/generate", post(admin::generate))
-        .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(
             app.access.clone(),
             listener::protect,
         ));
+    let metrics =
+        Router::new()
+            .route("/metrics", get(health::metrics))
+            .route_layer(middleware::from_fn_with_state(
+                app.access.for_metrics(),
+                listener::protect,
+            ));
     router
         .merge(for_operators)
+        .merge(metrics)
         .route("/", get(admin::index))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))

@@ -7,7 +7,7 @@ mod policy;
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use event::settings::{OutOfRange, Secret, number};
-use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, TlsConfig};
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawTokens, TlsConfig};
 use serde::Deserialize;
 
 use self::policy::MAX_BREAKER_SECONDS;
@@ -24,8 +24,11 @@ pub struct RawInferenceConfig {
     /// Address to listen on. Default `127.0.0.1:8001`.
     pub listen: Option<SocketAddr>,
     /// Token that every route except `/`, `/health`, `/ready` and the API's description requires as `Authorization: Bearer …`;
-    /// 16 or more characters. Default: none, which is accepted on loopback only.
+    /// 16 or more characters. Of several, separated by white space, each is accepted. Default: none, which is accepted on
+    /// loopback only.
     pub token: Option<Secret>,
+    /// Another token, which `/metrics` alone accepts besides; needs `token`. Default: none.
+    pub metrics_token: Option<Secret>,
     /// Whether those routes may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[inference.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
@@ -66,9 +69,6 @@ pub struct RawInferenceConfig {
     pub experiment: RawExperimentConfig,
 }
 
-/// A checked configuration.
-#[derive(Debug, Clone)]
-pub struct InferenceConfig {
 impl RawInferenceConfig {
     /// Returns how many seconds back decisions read events, and the key that says so. Where events are removed earlier, the same
     /// question gets another answer as soon as a profile has to be rebuilt.
@@ -83,6 +83,9 @@ impl RawInferenceConfig {
     }
 }
 
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct InferenceConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Who may call the API.
@@ -149,11 +152,11 @@ pub enum InvalidConfig {
     },
 }
 
-/// Longest history: that of the longest breaker.
-const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
-
 /// A year has each season and each holiday once.
 const HISTORY_SECONDS: u64 = 365 * 86_400;
+
+/// Longest history: that of the longest breaker.
+const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
 
 /// Highest capacity in mails per minute: no provider takes as many, so a higher number is probably a typing error.
 pub(crate) const MAX_CAPACITY: u32 = 10_000_000;
@@ -226,7 +229,16 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
         }
         Ok(Self {
             listen,
-            access: Access::try_new("inference", "token", listen, raw.token, raw.allow_anonymous)?,
+            access: Access::try_new(
+                "inference",
+                "token",
+                listen,
+                RawTokens {
+                    token: raw.token,
+                    metrics_token: raw.metrics_token,
+                },
+                raw.allow_anonymous,
+            )?,
             tls: TlsConfig::try_new("inference", raw.tls)?,
             limits: Limits::default(),
             model_folder: raw.model_folder,

@@ -83,6 +83,13 @@ struct Description;
 
 /// Returns all routes, each described by the code that serves it.
 fn described(access: &Access) -> OpenApiRouter<App> {
+    let metrics =
+        OpenApiRouter::new()
+            .routes(routes!(status::metrics))
+            .route_layer(middleware::from_fn_with_state(
+                access.for_metrics(),
+                listener::protect,
+            ));
     let mut for_callers = OpenApiRouter::new()
         .routes(routes!(decide::decide))
         .routes(routes!(decide::decide_alias))
@@ -96,8 +103,8 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(people::compute_features_of))
         .routes(routes!(people::resolve_identity))
         .routes(routes!(people::link_identifiers))
-        .routes(routes!(status::metrics))
-        .route_layer(middleware::from_fn_with_state(access.clone(), listener::protect));
+        .route_layer(middleware::from_fn_with_state(access.clone(), listener::protect))
+        .merge(metrics);
     describe_failures(for_callers.get_openapi_mut());
     describe_token(for_callers.get_openapi_mut());
     describe_bodies(for_callers.get_openapi_mut());
@@ -132,7 +139,9 @@ fn describe_failures(openapi: &mut OpenApi) {
 fn describe_token(openapi: &mut OpenApi) {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("The token of `inference.token`, if one is configured."))
+        .description(Some(
+            "The token of `inference.token`, if one is configured. `/metrics` also takes that of `inference.metrics_token`.",
+        ))
         .build();
     openapi
         .components

@@ -12,7 +12,7 @@ mod serve;
 mod tls;
 mod trace;
 
-pub use access::{Access, InvalidAccess, protect};
+pub use access::{Access, InvalidAccess, RawTokens, protect};
 pub use descriptors::{TooFewFiles, raise_file_limit};
 pub use discard::discard;
 pub use exposition::exposition;

@@ -392,9 +392,12 @@ mod tests {
         for secret in [
             "identity.pepper",
             "host.admin_token",
+            "host.metrics_token",
             "host.seal_key",
             "inference.token",
+            "inference.metrics_token",
             "consumer.token",
+            "consumer.metrics_token",
             "clickhouse.password",
             "postgres.password",
             "redis.password",

@@ -54,6 +54,35 @@ fn a_password_reaches_its_server_without_the_end_of_its_line_and_no_secret_is_ch
 }
 
 #[test]
+fn prometheus_gets_the_first_token_of_the_metrics_and_no_other_secret() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (secrets, servers) = (folder.path().join("secrets"), folder.path().join("servers"));
+    let of_prometheus = servers.join("prometheus");
+    for part in [&secrets, &of_prometheus] {
+        fs::create_dir_all(part).expect("it can be made");
+    }
+    let script = repository().join("deploy/make-secrets.sh");
+    let token = || fs::read_to_string(of_prometheus.join("metrics_token")).expect("it is readable");
+    run(&script, &[&secrets, &servers], &path());
+    let made = fs::read_to_string(secrets.join("metrics_token")).expect("it is made");
+    assert_eq!((made.len(), &made), (64, &token()));
+    let api = fs::read_to_string(secrets.join("api_token")).expect("it is made");
+    assert_ne!(made, api);
+    // As while it is replaced.
+    fs::remove_file(secrets.join("metrics_token")).expect("it can be removed");
+    fs::write(secrets.join("metrics_token"), "\r\n new-token\r\nformer-token\n").expect("it can be written");
+    run(&script, &[&secrets, &servers], &path());
+    assert_eq!(token(), "new-token");
+    assert_eq!(fs::read_dir(&of_prometheus).expect("it is readable").count(), 1);
+
+    let read = |file: &str| fs::read_to_string(repository().join(file)).expect("it is readable");
+    assert!(
+        read("deploy/prometheus/prometheus.yml").contains("credentials_file: /run/secrets/metrics_token\n")
+    );
+    assert!(read("compose.yml").contains("- metrics-token:/run/servers/prometheus\n"));
+}
+
+#[test]
 fn a_blank_secret_counts_as_missing_and_a_password_is_one_line() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (secrets, servers) = (folder.path().join("secrets"), folder.path().join("servers"));

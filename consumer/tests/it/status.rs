@@ -195,9 +195,14 @@ async fn an_identity_graph_that_answers_and_takes_nothing_is_told_after_a_while(
 #[tokio::test]
 async fn metrics_ask_for_the_token() {
     let world = World::default();
-    let (address, _stop) = served(&world, json!({ "token": TOKEN })).await;
+    const OF_THE_METRICS: &str = "metrics-0123456789";
+    let tokens = json!({ "token": TOKEN, "metrics_token": OF_THE_METRICS });
+    let (address, _stop) = served(&world, tokens).await;
     assert_eq!(get(address, "/metrics", "").await.0, 401);
-    let (status, body) = get(address, "/metrics", &format!("authorization: Bearer {TOKEN}\r\n")).await;
+    let with =
+        async |token: &str| get(address, "/metrics", &format!("authorization: Bearer {token}\r\n")).await;
+    assert_eq!(with(OF_THE_METRICS).await.0, 200);
+    let (status, body) = with(TOKEN).await;
     assert_eq!(status, 200);
     assert!(
         body.contains("# TYPE sendflowr_consumer_profiles_stale gauge"),

@@ -190,6 +190,40 @@ async fn makes_mock_events_where_that_is_allowed() {
 }
 
 #[tokio::test]
+async fn a_token_is_replaced_while_both_count_and_that_of_the_metrics_opens_them_alone() {
+    let (new, old, metrics) = ("fedcba9876543210", "0123456789abcdef", "metrics-0123456789");
+    let config = format!("admin_token = \"\"\"\n{new}\n{old}\n\"\"\"\nmetrics_token = '{metrics}'");
+    let host = Host::start(&[guest("acme")], &config, "[acme.bakery]\ntoken = 'x'").await;
+    for (method, path) in [
+        (Method::GET, "/plugins"),
+        (Method::GET, "/metrics"),
+        (Method::POST, "/api/mock/events/generate?count=1"),
+    ] {
+        let with = |token: &str| send(host.request(method.clone(), path).bearer_auth(token));
+        for token in [new, old] {
+            assert_eq!(with(token).await.status, 200, "{path}");
+        }
+        let status = if path == "/metrics" { 200 } else { 401 };
+        assert_eq!(with(metrics).await.status, status, "{path}");
+    }
+    let refused = host.get("/metrics").await;
+    assert!(
+        refused
+            .text
+            .contains("the token of `host.admin_token` or `host.metrics_token`"),
+        "{}",
+        refused.text
+    );
+    let webhook = host
+        .request(Method::POST, "/webhooks/acme/us")
+        .bearer_auth(metrics);
+    assert!(
+        !send(webhook).await.text.contains("bakery"),
+        "accounts are no metrics"
+    );
+}
+
+#[tokio::test]
 async fn what_is_not_for_providers_asks_for_the_token() {
     let token = "0123456789abcdef";
     let host = Host::start(

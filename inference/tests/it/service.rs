@@ -71,8 +71,9 @@ async fn health_and_index_answer() {
 
 #[tokio::test]
 async fn everything_but_the_probes_and_the_description_asks_for_the_token() {
-    let token = "0123456789abcdef";
-    let raw: RawInferenceConfig = serde_json::from_value(json!({ "token": token })).unwrap();
+    let (token, former, metrics) = ("0123456789abcdef", "fedcba9876543210", "metrics-0123456789");
+    let tokens = json!({ "token": format!("{token}\n{former}"), "metrics_token": metrics });
+    let raw: RawInferenceConfig = serde_json::from_value(tokens).unwrap();
     let app = TestApp::start_with(Stores::default(), &InferenceConfig::try_from(raw).unwrap());
     let openapi = serde_json::to_value(Server::openapi()).unwrap();
     assert_eq!(
@@ -105,9 +106,15 @@ async fn everything_but_the_probes_and_the_description_asks_for_the_token() {
                 continue;
             }
             assert_eq!(body["error"]["code"], "unauthorized");
-            let with_token = request().header("authorization", format!("Bearer {token}"));
-            let (status, _) = call(app.server.router(), with_token.body(Body::empty()).unwrap()).await;
-            assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+            for (token, opens) in [(token, true), (former, true), (metrics, path == "/metrics")] {
+                let with_token = request().header("authorization", format!("Bearer {token}"));
+                let (status, _) = call(app.server.router(), with_token.body(Body::empty()).unwrap()).await;
+                assert_eq!(
+                    status != StatusCode::UNAUTHORIZED,
+                    opens,
+                    "{method} {path} {token}"
+                );
+            }
             guarded += 1;
         }
     }

@@ -167,6 +167,7 @@ mod tests {
             listen = '0.0.0.0:5215'
             seal_key = 's3cret'
             admin_token = 's3cret'
+            metrics_token = 's3cret s3cret'
             [host.tls]
             key = '/run/tls.pem'
             [inference]
@@ -193,7 +194,7 @@ mod tests {
         let shown = hidden(&table);
         let text = toml::to_string(&shown).unwrap();
         assert!(!text.contains("s3cret"), "{text}");
-        assert_eq!(text.matches(HIDDEN).count(), 11, "{text}");
+        assert_eq!(text.matches(HIDDEN).count(), 12, "{text}");
         for kept in [
             "0.0.0.0:5215",
             "/run/tls.pem",

@@ -39,6 +39,7 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
         "postgres_password",
         "redis_password",
         "api_token",
+        "metrics_token",
         "seal_key",
     ] {
         fs::write(secrets.join(name), NAME)?;
