@@ -103,14 +103,7 @@ enum Command {
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Put synthetic events on the bus.
-    Synth {
-        /// Number of events.
-        #[arg(long, default_value_t = 1_000)]
-        count: usize,
-        /// Seed; the same seed gives the same people and events.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
+    Synth(synth::SynthArgs),
     /// Make decisions offline, from files of events and requests.
     Decide(decide::DecideArgs),
     /// Compare timing with the alternatives on your own past data, and say whether it is worth switching on.
@@ -224,7 +217,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Account(command) => return account::run(command, &global).await,
         Command::Topics => topics::run(global.load()?).await?,
         Command::Plugin(command) => return Box::pin(plugin::run(command, global)).await,
-        Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
+        Command::Synth(args) => synth::run(global.load()?, &args).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
         Command::Import(args) => import::run(global.load()?, &args).await?,

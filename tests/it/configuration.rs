@@ -248,6 +248,68 @@ fn no_command_makes_a_seal_key_where_hosts_share_servers() {
 }
 
 #[test]
+fn events_that_decisions_read_are_not_to_be_removed() {
+    const MONTH: u64 = 30 * 86_400;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let check = |configuration: &str| {
+        fs::write(folder.join("sendflowr.toml"), configuration).expect("a file can be written");
+        let output = run(folder, &["config", "check", "--offline"]);
+        (output.status.success(), told(&output))
+    };
+    let kept = format!("[store]\nevent_retention_seconds = {MONTH}\n");
+    let (is_sound, text) = check(&kept);
+    let line = format!(
+        "\n`store.event_retention_seconds` is {MONTH}, less than `inference.history_seconds`, which is 31536000: decisions would lack"
+    );
+    assert!(!is_sound && text.contains(&line), "{text}");
+    let (is_sound, text) = check(&format!("{kept}[inference]\nhistory_seconds = {MONTH}"));
+    assert!(is_sound, "{text}");
+    let longer = format!(
+        "{kept}[inference]\nhistory_seconds = {MONTH}\nlatency.window_seconds = {}",
+        MONTH + 1
+    );
+    let (is_sound, text) = check(&longer);
+    assert!(
+        !is_sound && text.contains("less than `inference.latency.window_seconds`"),
+        "{text}"
+    );
+    // The age of events in ClickHouse is a setting of its own.
+    let (is_sound, text) = check(&format!("{kept}[clickhouse]\nhost = 'c'"));
+    assert!(is_sound, "{text}");
+}
+
+#[test]
+fn made_up_people_are_put_among_real_ones_only_on_request() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let output = run(folder, &["synth", "--count", "3"]);
+    assert!(
+        output.status.success() && told(&output).contains("3 events on the bus"),
+        "{}",
+        told(&output)
+    );
+    // A port on which nothing listens.
+    fs::write(
+        folder.join("sendflowr.toml"),
+        "[kafka]\nbootstrap_servers = '127.0.0.1:1'",
+    )
+    .expect("a file can be written");
+    let output = run(folder, &["synth", "--count", "3"]);
+    let refusal = told(&output);
+    assert!(
+        output.status.code() == Some(2) && refusal.contains("if that is meant, add `--kafka`"),
+        "{refusal}"
+    );
+    let meant = told(&run(folder, &["synth", "--count", "3", "--kafka"]));
+    assert!(
+        meant.contains("cannot reach")
+            || meant.contains("`kafka.bootstrap_servers`") && !meant.contains("--kafka"),
+        "{meant}"
+    );
+}
+
+#[test]
 fn a_role_tells_a_key_that_cannot_work_once() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();

@@ -144,6 +144,7 @@ async fn work_off(system: &System, clickhouse: &Client, seed: u64) -> f64 {
     let before = rows(clickhouse).await;
     let arguments = [
         "synth",
+        "--kafka",
         "--seed",
         &seed.to_string(),
         "--count",
