@@ -65,6 +65,11 @@ const STEPS: &[Step] = &[
         name: "profile doubts",
         sql: include_str!("../../../migrations/clickhouse/0009_profile_doubts.sql"),
     },
+    Step {
+        version: 10,
+        name: "flushed inserts",
+        sql: include_str!("../../../migrations/clickhouse/0010_flushed_inserts.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\
