@@ -144,6 +144,31 @@ impl ProfileDoubt {
     }
 }
 
+/// Rows that cannot be read, and are left out of the profiles that a call builds.
+#[derive(Debug, Default)]
+struct LeftOut {
+    rows: usize,
+    first: Option<StoreError>,
+}
+
+impl LeftOut {
+    fn note(&mut self, error: StoreError) {
+        self.rows += 1;
+        self.first.get_or_insert(error);
+    }
+
+    /// Logs them in one line, since there may be many.
+    fn tell(self) {
+        if let Some(error) = self.first {
+            tracing::error!(
+                events.left_out = self.rows,
+                %error,
+                "stored events that cannot be read are left out of profiles: correct or delete the rows"
+            );
+        }
+    }
+}
+
 /// Stores events and explanations, and whether profiles, which are made from events, can be believed.
 #[async_trait]
 pub trait Events: Send + Sync {
@@ -169,7 +194,8 @@ pub trait Events: Send + Sync {
 
     /// Returns for each of these ids the profile built from its events from `since` on, in the order of the ids: the newest
     /// `limit` events of each id, and the newest [`SIGNAL_TIMES`] of each type in [`LASTING`], so that no number of later events
-    /// hides an unsubscription. Reads no more of an event than a profile needs.
+    /// hides an unsubscription. Reads no more of an event than a profile needs. An event that cannot be read, which no build has
+    /// written, is left out with an error in the log: nobody else's profile waits for it.
     ///
     /// [`LASTING`]: event::profile::LASTING
     /// [`SIGNAL_TIMES`]: event::profile::SIGNAL_TIMES

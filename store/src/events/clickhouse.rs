@@ -37,8 +37,8 @@ use self::{
     rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
-    Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation, StoredForecast,
-    StoredTrial, Touch, TouchKind, WriteReport,
+    Events, Holdings, LatencySample, LeftOut, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+    StoredForecast, StoredTrial, Touch, TouchKind, WriteReport,
     shares::{PeopleShare, Shares},
 };
 use crate::StoreError;
@@ -193,6 +193,7 @@ impl ClickHouseEvents {
         mut query: Query,
         people: usize,
         built: &mut HashMap<&str, Built>,
+        left_out: &mut LeftOut,
     ) -> Result<(), StoreError> {
         if people <= PEOPLE_PER_THREAD {
             query = query.with_setting("max_threads", "1");
@@ -204,9 +205,10 @@ impl ClickHouseEvents {
                     Ok(occurrence) => occurrence,
                     Err(error) => return Ok(Err(error)),
                 };
-                if let Some(built) = built.get_mut(row.universal_id) {
-                    built.profile.take(occurrence);
-                    built.events += 1;
+                built.events += 1;
+                match row.read() {
+                    Ok(occurrence) => built.profile.take(occurrence),
+                    Err(error) => left_out.note(error),
                 }
             }
             Ok(Ok(()))
@@ -307,6 +309,7 @@ impl Events for ClickHouseEvents {
     ) -> Result<Vec<Profile>, StoreError> {
         let keys: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
         let mut built: HashMap<&str, Built> = keys.iter().map(|id| (*id, Built::default())).collect();
+        let mut left_out = LeftOut::default();
         for some in keys.chunks(PROFILES_PER_QUERY) {
             let query = self.client.query(
                 "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
@@ -320,7 +323,7 @@ impl Events for ClickHouseEvents {
                 .bind(day_of(since))
                 .bind(since.as_millis())
                 .bind(limit as u64);
-            self.build(query, some.len(), &mut built).await?;
+            self.build(query, some.len(), &mut built, &mut left_out).await?;
         }
         // Hardly anybody has more events than that.
         let mut cut: Vec<&str> = Vec::new();
@@ -345,8 +348,9 @@ impl Events for ClickHouseEvents {
                 .bind(LASTING.map(EventType::as_str).as_slice())
                 .bind(since.as_millis())
                 .bind(SIGNAL_TIMES as u64);
-            self.build(query, some.len(), &mut built).await?;
+            self.build(query, some.len(), &mut built, &mut left_out).await?;
         }
+        left_out.tell();
         Ok(keys.iter().map(|id| built[id].profile.clone()).collect())
     }
 

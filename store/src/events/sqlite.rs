@@ -25,8 +25,8 @@ use tokio_util::{
 };
 
 use super::{
-    EXPLANATION_DAYS, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
-    StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
+    EXPLANATION_DAYS, Events, Holdings, LatencySample, LeftOut, ProfileDoubt, Sample, StoredEvent,
+    StoredExplanation, StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
     shares::{PeopleShare, Shares},
 };
 use crate::{
@@ -271,6 +271,7 @@ impl Events for SqliteEvents {
     ) -> Result<Vec<Profile>, StoreError> {
         let lasting = rows::json(&LASTING.map(EventType::as_str));
         let mut profiles = Vec::with_capacity(ids.len());
+        let mut left_out = LeftOut::default();
         for id in ids {
             let (mut profile, mut count) = (Profile::default(), 0);
             let newest = sqlx::query(rows::OCCURRENCES)
@@ -279,7 +280,10 @@ impl Events for SqliteEvents {
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX));
             let mut rows = newest.fetch(self.events.readers());
             while let Some(row) = rows.try_next().await.map_err(classify)? {
-                profile.take(rows::occurrence(&row)?);
+                match rows::occurrence(&row) {
+                    Ok(occurrence) => profile.take(occurrence),
+                    Err(error) => left_out.note(error),
+                }
                 count += 1;
             }
             if count >= limit {
@@ -290,11 +294,15 @@ impl Events for SqliteEvents {
                     .bind(SIGNAL_TIMES as i64);
                 let mut rows = lasting.fetch(self.events.readers());
                 while let Some(row) = rows.try_next().await.map_err(classify)? {
-                    profile.take(rows::occurrence(&row)?);
+                    match rows::occurrence(&row) {
+                        Ok(occurrence) => profile.take(occurrence),
+                        Err(error) => left_out.note(error),
+                    }
                 }
             }
             profiles.push(profile);
         }
+        left_out.tell();
         Ok(profiles)
     }
 

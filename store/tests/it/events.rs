@@ -193,3 +193,56 @@ async fn erased_rows_are_overwritten_in_the_files() {
         assert!(!holds(&format!("{file}-wal"), &erased), "{file}");
     }
 }
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_keeps_no_profile_from_being_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteEvents::open(folder.path(), SqliteEventsConfig::default())
+        .await
+        .unwrap();
+    let people = ["ann", "bob"].map(|name| {
+        UniversalId::from_identifier(&Identifier {
+            kind: IdentifierKind::ExternalId,
+            value: name.to_owned(),
+        })
+    });
+    let event = |number: i64, event_type: EventType, person: &UniversalId| {
+        let at = Timestamp::default().plus_millis(number * 60_000);
+        StoredEvent {
+            event: Event {
+                event_id: number.to_string(),
+                ..Event::bare(event_type, at, person.clone())
+            },
+            enrichment: Enrichment::default(),
+        }
+    };
+    let [ann, bob] = &people;
+    let good = [
+        event(1, EventType::Unsubscribed, ann),
+        event(2, EventType::Clicked, bob),
+    ];
+    store.write(&good).await.unwrap();
+    let built = async |limit: usize| {
+        store
+            .profiles(&people, Timestamp::default(), limit)
+            .await
+            .unwrap()
+    };
+    let expected = built(10).await;
+
+    let bad = [
+        event(3, EventType::Opened, ann),
+        event(4, EventType::Bounced, ann),
+    ];
+    store.write(&bad).await.unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("events.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    for statement in [
+        "UPDATE email_events SET event_type = 'open' WHERE event_id = '3'",
+        "UPDATE email_events SET bounce_type = '' WHERE event_id = '4'",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    assert_eq!(built(10).await, expected);
+    assert_eq!(built(1).await, expected, "they count among the newest");
+}

@@ -353,6 +353,42 @@ async fn reads_few_granules(database: &Database, query: &str) {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_event_that_cannot_be_read_keeps_no_profile_from_being_built() {
+    let database = Database::new();
+    let store = database.open().await;
+    let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+    let good = [
+        event(1, EventType::Unsubscribed, start),
+        event(2, EventType::Clicked, start),
+    ];
+    store.write(&good).await.unwrap();
+    let people = [person(1), person(2)];
+    let built = async |limit: usize| {
+        store
+            .profiles(&people, Timestamp::default(), limit)
+            .await
+            .unwrap()
+    };
+    let expected = built(10).await;
+
+    for (event_id, wrong) in [
+        ("bad-1", "'open' AS event_type"),
+        ("bad-2", "'bounced' AS event_type, '' AS bounce_type"),
+    ] {
+        let row = format!("'{event_id}' AS event_id, timestamp + toIntervalDay(1) AS timestamp, {wrong}");
+        database
+            .run(&format!(
+                "INSERT INTO email_events SELECT * REPLACE ({row}) FROM email_events WHERE universal_id = '{}' LIMIT 1",
+                people[0].as_str()
+            ))
+            .await;
+    }
+    assert_eq!(built(10).await, expected);
+    assert_eq!(built(1).await, expected, "they count among the newest");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn a_month_that_is_over_becomes_one_part() {
     let database = Database::new();
     let store = database.open().await;
