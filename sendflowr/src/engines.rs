@@ -1,5 +1,6 @@
 //! The engine of each port, chosen by the configuration: the one that scales out if its server's address is set, otherwise
-//! the embedded one. They can be mixed freely.
+//! the embedded one. They can be mixed freely; where several processes share Kafka without Redis, partitions must not be added
+//! while they run (`docs/deployment.md`).
 //!
 //! An engine is opened when it is first needed, so that a role depends only on the servers that it uses.
 
