@@ -39,6 +39,7 @@ pub async fn events(store: Arc<dyn Events>) {
     history::of_one_id_with_two_times_the_first_counts(store).await;
     erasure::all_events_of_an_id_are_read_page_by_page(store).await;
     erasure::people_are_erased_and_others_stay(store).await;
+    erasure::whoever_gets_events_during_an_erasure_is_known(store).await;
     doubts::profiles_are_doubted_until_each_consumer_trusts_them(store).await;
 }
 

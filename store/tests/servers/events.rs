@@ -178,6 +178,27 @@ async fn a_batch_written_again_reaches_the_views_too() {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_event_stored_in_the_middle_of_an_erasure_keeps_its_person_known() {
+    let database = Database::new();
+    let store = database.open().await;
+    let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+    store.write(&[event(1, EventType::Sent, start)]).await.unwrap();
+    // The events are gone, and the keys of who has any are not.
+    let proxy = Proxy::holding(&database, "DELETE FROM known_people").await;
+    let erasing = connect(proxy.settings(&database)).await.unwrap();
+    let erased = tokio::spawn(async move { erasing.erase(&[person(1)]).await });
+    proxy.reached().await;
+    let unsubscribed = [event(1, EventType::Unsubscribed, start)];
+    store.write(&unsubscribed).await.unwrap();
+    proxy.release();
+    erased.await.unwrap().unwrap();
+    let history = store.history(&[person(1)], Timestamp::default(), 10).await;
+    assert_eq!(history.unwrap(), unsubscribed);
+    assert_eq!(store.known(&[person(1)]).await.unwrap(), [true]);
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn many_may_open_a_missing_database_at_once_and_again() {
     let database = Database::new();
     for _ in 0..2 {

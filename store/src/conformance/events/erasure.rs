@@ -150,3 +150,25 @@ pub(super) async fn people_are_erased_and_others_stay(store: &dyn Events) {
     assert_eq!(store.holdings(&[]).await.unwrap(), Holdings::default());
     assert_eq!(store.erase(&[]).await.unwrap(), Holdings::default());
 }
+
+pub(super) async fn whoever_gets_events_during_an_erasure_is_known(store: &dyn Events) {
+    let people: Vec<UniversalId> = (0..20).map(|n| person(&format!("erased {n}"))).collect();
+    let start = moment("2026-01-10T12:00:00Z");
+    let events = |event_type: EventType| -> Vec<StoredEvent> {
+        let of_each = people.iter().map(|person| bare(person, event_type, start));
+        of_each.collect()
+    };
+    store.write(&events(EventType::Sent)).await.unwrap();
+    let writing = async {
+        for event in events(EventType::Unsubscribed) {
+            store.write(&[event]).await.unwrap();
+        }
+    };
+    let (erased, ()) = tokio::join!(store.erase(&people), writing);
+    erased.unwrap();
+    for (person, known) in people.iter().zip(store.known(&people).await.unwrap()) {
+        let id = std::slice::from_ref(person);
+        let history = store.history(id, Timestamp::default(), 10).await.unwrap();
+        assert!(known || history.is_empty(), "{history:?}");
+    }
+}

@@ -20,6 +20,10 @@ const STATEMENT_WITHIN: Duration = Duration::from_secs(3_600);
 
 /// Sending times are found through the events that record them, so the events are erased later; the keys that tell who has
 /// events at all are erased last. Whatever a failure leaves, erasing the same ids again finds it.
+///
+/// Events that are stored between the deletions stay, and only the deletion of the keys is after them: without their keys the next
+/// event of their person would look like the first, and the profile would be made of that one alone. So the keys of all events that
+/// are there then are written again.
 pub(super) async fn erase(client: &Client, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
     let held = holdings(client, ids).await?;
     for keys in sent_messages(client, ids).await?.chunks(MESSAGES_PER_QUERY) {
@@ -40,6 +44,11 @@ pub(super) async fn erase(client: &Client, ids: &[UniversalId]) -> Result<Holdin
         let keys: Vec<u64> = some.iter().map(person_key).collect();
         let delete = statement(client, "DELETE FROM known_people WHERE person_key IN ?");
         within(STATEMENT_WITHIN, delete.bind(keys).execute()).await?;
+        let restore = statement(
+            client,
+            "INSERT INTO known_people SELECT DISTINCT xxHash64(universal_id) FROM email_events WHERE universal_id IN ?",
+        );
+        within(STATEMENT_WITHIN, restore.bind(texts(some)).execute()).await?;
     }
     Ok(held)
 }
