@@ -20,6 +20,7 @@ pub async fn events(store: Arc<dyn Events>) {
     history::events_come_back_whole(store).await;
     history::writing_twice_changes_nothing(store).await;
     history::history_is_the_newest_in_order(store).await;
+    history::a_history_has_any_number_of_ids(store).await;
     history::profiles_are_what_events_make(store).await;
     history::what_holds_for_long_is_not_hidden_by_later_events(store).await;
     history::sent_times_answer_in_order(store).await;

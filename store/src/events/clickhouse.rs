@@ -201,9 +201,8 @@ impl ClickHouseEvents {
         let mut cursor = query.fetch::<OccurrenceRow<'_>>().map_err(Failure::from)?;
         self.answer(async {
             while let Some(row) = cursor.next().await? {
-                let occurrence = match row.read() {
-                    Ok(occurrence) => occurrence,
-                    Err(error) => return Ok(Err(error)),
+                let Some(built) = built.get_mut(row.universal_id) else {
+                    continue;
                 };
                 built.events += 1;
                 match row.read() {
@@ -211,9 +210,9 @@ impl ClickHouseEvents {
                     Err(error) => left_out.note(error),
                 }
             }
-            Ok(Ok(()))
+            Ok(())
         })
-        .await?
+        .await
     }
 
     async fn note_doubt(&self, consumer: &str, doubts: bool) -> Result<(), StoreError> {
@@ -276,29 +275,33 @@ impl Events for ClickHouseEvents {
         since: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
+        let mut ids: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
+        // So that no event is read in two queries.
+        ids.sort_unstable();
+        ids.dedup();
+        let mut history = Vec::new();
+        for some in ids.chunks(PEOPLE_PER_QUERY) {
+            let mut query = self.client.query(
+                "SELECT ?fields FROM (SELECT ?fields FROM email_events \
+                 PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
+                 WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY timestamp DESC, event_id DESC LIMIT ?",
+            );
+            if some.len() <= PEOPLE_PER_THREAD {
+                query = query.with_setting("max_threads", "1");
+            }
+            let query = query
+                .bind(some)
+                .bind(day_of(since))
+                .bind(since.as_millis())
+                .bind(limit as u64);
+            history.append(&mut self.events(query).await?);
         }
-        let ids: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
-        let mut query = self.client.query(
-            "SELECT ?fields FROM (SELECT ?fields FROM email_events \
-             PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-             ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
-             WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-             ORDER BY timestamp DESC, event_id DESC LIMIT ?",
-        );
-        if ids.len() <= PEOPLE_PER_THREAD {
-            query = query.with_setting("max_threads", "1");
-        }
-        let query = query
-            .bind(ids)
-            .bind(day_of(since))
-            .bind(since.as_millis())
-            .bind(limit as u64);
-        let mut history = self.events(query).await?;
-        // The query returns the newest first; the caller gets the oldest first.
-        history.reverse();
-        Ok(history)
+        history.sort_by(|a, b| {
+            (a.event.timestamp, &a.event.event_id).cmp(&(b.event.timestamp, &b.event.event_id))
+        });
+        Ok(history.split_off(history.len().saturating_sub(limit)))
     }
 
     async fn profiles(

@@ -10,7 +10,7 @@ mod retention;
 mod rows;
 mod trials;
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use event::{
@@ -252,8 +252,9 @@ impl Events for SqliteEvents {
         let per_id = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut history = Vec::new();
         // One id at a time: each is read in the order of the index, and people have few ids.
-        for (index, id) in ids.iter().enumerate() {
-            if !ids[..index].contains(id) {
+        let mut seen = HashSet::new();
+        for id in ids {
+            if seen.insert(id) {
                 history.append(&mut self.history_of(id, since, per_id).await?);
             }
         }

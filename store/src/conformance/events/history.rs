@@ -78,6 +78,29 @@ pub(super) async fn history_is_the_newest_in_order(store: &dyn Events) {
     );
 }
 
+/// A shop that gives its own phone number becomes a person with thousands of ids.
+pub(super) async fn a_history_has_any_number_of_ids(store: &dyn Events) {
+    let ids: Vec<UniversalId> = (0..12_000).map(|n| person(&format!("many {n}"))).collect();
+    let start = moment("2026-01-10T12:00:00Z");
+    let mut expected: Vec<StoredEvent> = [7_000, 3, 11_999, 0]
+        .into_iter()
+        .zip(0..)
+        .map(|(index, second): (usize, i64)| {
+            bare(&ids[index], EventType::Clicked, start.plus_millis(second * 1_000))
+        })
+        .collect();
+    store.write(&expected).await.unwrap();
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 10).await.unwrap(),
+        expected
+    );
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 2).await.unwrap(),
+        expected.split_off(2),
+        "the newest are kept"
+    );
+}
+
 pub(super) async fn profiles_are_what_events_make(store: &dyn Events) {
     let (busy, quiet, nobody) = (person("busy"), person("quiet"), person("without events"));
     let start = moment("2026-01-10T12:00:00Z");
