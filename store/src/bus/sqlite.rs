@@ -168,8 +168,12 @@ impl Bus for SqliteBus {
                 topic: (*topic).to_owned(),
                 partition: 0,
                 records: u64::try_from(behind).unwrap_or(0),
-                // What a group has not committed is kept as long as the group.
-                lost: 0,
+                // Only dead letters are removed before a group has committed them. A group that has committed nothing has lost
+                // nothing.
+                lost: match committed {
+                    0 => 0,
+                    committed => u64::try_from(oldest - committed).unwrap_or(0),
+                },
             });
         }
         Ok(lags)

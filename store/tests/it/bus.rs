@@ -201,6 +201,44 @@ async fn dead_letters_go_with_their_age_whoever_reads_them() {
 }
 
 #[tokio::test]
+async fn dead_letters_removed_before_a_replay_has_read_them_are_told_as_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    let letters = |count: u32| {
+        (0..count)
+            .map(|n| record(DEAD_LETTERS_TOPIC, n.to_string()))
+            .collect()
+    };
+    let lag = async || {
+        let lags = bus.lag("replay", &[DEAD_LETTERS_TOPIC]).await.unwrap();
+        (lags[0].records, lags[0].lost)
+    };
+    bus.append(letters(3)).await.unwrap();
+    let mut replay = bus.subscribe("replay", &[DEAD_LETTERS_TOPIC]).await.unwrap();
+    next(replay.as_mut()).await;
+    commit_returned(replay.as_mut(), &[DEAD_LETTERS_TOPIC])
+        .await
+        .unwrap();
+    bus.append(letters(10)).await.unwrap();
+    assert_eq!(lag().await, (10, 0));
+    let in_31_days = Timestamp::from(std::time::SystemTime::now()).plus_millis(31 * 24 * 60 * 60 * 1_000);
+    assert_eq!(bus.trim(in_31_days).await.unwrap(), 13);
+    let lags = bus.lag("new", &[DEAD_LETTERS_TOPIC]).await.unwrap();
+    assert_eq!(
+        lags[0].lost, 0,
+        "a group that has read nothing yet has lost nothing"
+    );
+    // A commit ends it.
+    bus.append(letters(1)).await.unwrap();
+    assert_eq!(lag().await, (1, 10));
+    next(replay.as_mut()).await;
+    commit_returned(replay.as_mut(), &[DEAD_LETTERS_TOPIC])
+        .await
+        .unwrap();
+    assert_eq!(lag().await, (0, 0));
+}
+
+#[tokio::test]
 async fn appends_of_another_process_are_seen_soon() {
     let folder = tempfile::tempdir().unwrap();
     let host = open_bus(folder.path()).await;
@@ -327,7 +365,7 @@ async fn old_records_go_when_every_group_has_read_them() {
     );
     assert_eq!(slow.poll(2_000, SILENCE).await.unwrap().len(), 101);
     // Groups that nobody reads with any more do not hold records back.
-    assert_eq!(bus.trim(days(31)).await.unwrap(), 102);
+    assert_eq!(bus.trim(days(36)).await.unwrap(), 102);
 
     // Offsets are not reused.
     bus.append(vec![record("read", "after")]).await.unwrap();

@@ -16,7 +16,8 @@ pub struct SqliteBusConfig {
     /// be read again.
     pub dead_letter_retention: Duration,
     /// Time without a reader after which a group is forgotten, so that a group that never comes back does not keep records
-    /// forever. 30 days by default. If it does come back, it starts with the oldest record kept.
+    /// forever. 35 days by default: longer than dead letters are kept, so that a replay is told which were removed since the last
+    /// one. If it does come back, it starts with the oldest record kept.
     pub group_expiry: Duration,
     /// How long a reader that stops without leaving keeps its partitions. 6 seconds by default: the lease is renewed three
     /// times in that time, and the successor of a killed consumer can start after it.
@@ -28,7 +29,7 @@ impl Default for SqliteBusConfig {
         Self {
             retention: 7 * DAY,
             dead_letter_retention: 30 * DAY,
-            group_expiry: 30 * DAY,
+            group_expiry: 35 * DAY,
             lease: Duration::from_secs(6),
         }
     }
