@@ -47,6 +47,13 @@ pub(crate) fn trace_of(record: &Record) -> Option<TraceContext> {
     record.headers.get(TRACE_HEADER)?.parse().ok()
 }
 
+/// Marks records as processed that one poll has returned.
+fn note(progress: &mut Progress, records: &[Record], losses: u64) {
+    for record in records {
+        progress.note(&record.position, losses);
+    }
+}
+
 impl<'a> Reader<'a> {
     /// Joins the group; waits while the bus is unavailable.
     pub(crate) async fn join(
@@ -118,13 +125,11 @@ impl<'a> Reader<'a> {
         );
         let read = tracing::debug_span!(parent: &span, "read");
         let losses = self.losses();
-        self.fill(&mut records).instrument(read).await;
+        let mut progress = Progress::default();
+        note(&mut progress, &records, losses);
+        self.fill(&mut records, &mut progress).instrument(read).await;
         span.record("messaging.batch.message_count", records.len());
         listener::link(&span, records.iter().filter_map(trace_of));
-        let mut progress = Progress::default();
-        for record in &records {
-            progress.note(&record.position);
-        }
         Ok(Some(ReadBatch {
             records,
             progress,
@@ -134,7 +139,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds the records that come within the batch's time, until a silence.
-    async fn fill(&mut self, batch: &mut Vec<Record>) {
+    async fn fill(&mut self, batch: &mut Vec<Record>, progress: &mut Progress) {
         let deadline = Instant::now() + self.config.batch_wait;
         let bytes = |records: &[Record]| records.iter().map(|record| record.value.len()).sum::<usize>();
         let mut taken = bytes(batch);
@@ -150,6 +155,7 @@ impl<'a> Reader<'a> {
             {
                 Ok(records) if !records.is_empty() => {
                     taken += bytes(&records);
+                    note(progress, &records, self.losses());
                     batch.extend(records);
                 }
                 // The records read so far are processed first; the next batch meets the error again and waits for its end.

@@ -197,14 +197,16 @@ impl Replay<'_> {
         let mut settled = Progress::default();
         let mut held: HashMap<u32, Held> = HashMap::new();
         while !waiting.is_empty() {
-            for letter in next(&mut *letters, &waiting).await? {
+            let read = next(&mut *letters, &waiting).await?;
+            let losses = letters.losses();
+            for letter in read {
                 let is_known = done.has(&letter.position);
                 let stays = !is_known && self.one(&letter, &mut tally).await;
                 count_down(&mut waiting, &letter);
                 done.note(&letter, !stays);
                 match held.entry(letter.position.partition) {
                     Entry::Occupied(mut held) => held.get_mut().has_news |= !stays && !is_known,
-                    Entry::Vacant(_) if !stays => settled.note(&letter.position),
+                    Entry::Vacant(_) if !stays => settled.note(&letter.position, losses),
                     Entry::Vacant(none) => {
                         none.insert(Held {
                             letter,

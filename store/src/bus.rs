@@ -82,26 +82,38 @@ pub struct Position {
 
 /// How far records have been processed: in each partition, all records before an offset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress(BTreeMap<String, BTreeMap<u32, u64>>);
+pub struct Progress(BTreeMap<String, BTreeMap<u32, Reached>>);
+
+/// How far one partition has been processed. What was read after a loss replaces what was read before it: if the topic has been
+/// created anew meanwhile, the same offsets are other records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct Reached {
+    losses: u64,
+    next: u64,
+}
 
 impl Progress {
-    /// Marks the record at `position`, and all records before it in its partition, as processed.
-    pub fn note(&mut self, position: &Position) {
-        self.advance(&position.topic, position.partition, position.offset + 1);
+    /// Marks the record at `position`, and all records before it in its partition, as processed. `losses` are those of the member
+    /// that read it, right after the poll that returned it.
+    pub fn note(&mut self, position: &Position, losses: u64) {
+        let next = position.offset + 1;
+        self.advance(&position.topic, position.partition, Reached { losses, next });
     }
 
     /// Adds the progress of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (topic, partitions) in &other.0 {
-            for (partition, next) in partitions {
-                self.advance(topic, *partition, *next);
+            for (partition, reached) in partitions {
+                self.advance(topic, *partition, *reached);
             }
         }
     }
 
-    /// Returns the first offset of a partition that is not processed; `None` if nothing of the partition is.
-    pub fn next(&self, topic: &str, partition: u32) -> Option<u64> {
-        self.0.get(topic)?.get(&partition).copied()
+    /// Returns the first offset of a partition that is not processed; `None` if nothing of the partition is that was read after
+    /// so many losses.
+    pub fn next(&self, topic: &str, partition: u32, losses: u64) -> Option<u64> {
+        let reached = self.0.get(topic)?.get(&partition)?;
+        (reached.losses >= losses).then_some(reached.next)
     }
 
     /// Returns whether nothing is processed.
@@ -109,14 +121,14 @@ impl Progress {
         self.0.is_empty()
     }
 
-    fn advance(&mut self, topic: &str, partition: u32, next: u64) {
+    fn advance(&mut self, topic: &str, partition: u32, reached: Reached) {
         // Looked up before it is inserted: records arrive by the thousand, and the topic of most of them is already in the map.
         let partitions = match self.0.get_mut(topic) {
             Some(partitions) => partitions,
             None => self.0.entry(topic.to_owned()).or_default(),
         };
         let known = partitions.entry(partition).or_default();
-        *known = next.max(*known);
+        *known = reached.max(*known);
     }
 }
 
@@ -179,7 +191,7 @@ pub trait Subscription: Send {
 
     /// Commits those records returned by [`Subscription::poll`] that `progress` covers, and nothing beyond them: records that
     /// were read ahead stay uncommitted. If a partition has moved since, even if it came back, its records count as not
-    /// returned until they are returned again.
+    /// returned until they are returned again. The same holds if its topic was deleted and created anew.
     ///
     /// # Errors
     /// [`StoreError`] when the commit failed, or when partitions have moved to another member since; the records are then read
@@ -187,6 +199,6 @@ pub trait Subscription: Send {
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError>;
 
     /// Returns how often this member has noticed, in a poll or a commit, that it no longer held partitions, which others may read
-    /// since. What a poll noticed happened before the records that it returned were read.
+    /// since, or that the records of one begin anew. What a poll noticed happened before the records that it returned were read.
     fn losses(&self) -> u64;
 }

@@ -57,14 +57,15 @@ const PARTITIONS: u32 = 100;
 /// # Errors
 /// As [`Subscription::commit_through`].
 pub async fn commit_returned(subscription: &mut dyn Subscription, topics: &[&str]) -> Result<(), StoreError> {
-    let mut everything = Progress::default();
+    let (mut everything, losses) = (Progress::default(), subscription.losses());
     for topic in topics {
         for partition in 0..PARTITIONS {
-            everything.note(&Position {
+            let last = Position {
                 topic: (*topic).into(),
                 partition,
                 offset: u64::from(u32::MAX),
-            });
+            };
+            everything.note(&last, losses);
         }
     }
     subscription.commit_through(&everything).await

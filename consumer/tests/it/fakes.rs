@@ -215,7 +215,7 @@ impl Subscription for FakeSubscription {
     }
 
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
-        let Some(covered) = progress.next(EVENTS_TOPIC, 0) else {
+        let Some(covered) = progress.next(EVENTS_TOPIC, 0, 0) else {
             return Ok(());
         };
         if self.bus.commits_hang.is_on() && self.group == consumer::EVENTS_GROUP {

@@ -4,7 +4,7 @@
 //! thread. The group protocol is cooperative: partitions that stay are read on while others move. Partitions only move during a
 //! poll, so that what was returned since then can be committed, unless the group has declared this member dead in the meantime.
 //! Records of partitions that a poll finds to have moved to another member are forgotten: they are not committed even if they
-//! are processed.
+//! are processed. So are those of a partition whose offsets begin anew, because its topic was deleted and created again.
 //!
 //! The library reports once what the brokers refuse, and tries again on its own. Each poll reports it until the member can read
 //! again: a record arrives, a partition is at its end, or the group has assigned partitions.
@@ -76,6 +76,8 @@ const GATHER_BYTES: &str = "262144";
 struct Span {
     first: i64,
     next: i64,
+    /// How often this member had lost partitions when the first was returned.
+    losses: u64,
 }
 
 /// A member of a consumer group.
@@ -331,19 +333,34 @@ impl KafkaSubscription {
         let span = self.returned.entry(place(record)).or_insert(Span {
             first: offset,
             next: offset,
+            losses: self.losses,
         });
         span.next = offset + 1;
     }
 
-    /// Commits those returned records that `progress` covers.
-    async fn commit_returned(&mut self, progress: &Progress) -> Result<(), Failure> {
-        let mut done = Vec::with_capacity(self.returned.len());
+    /// Checks whether a record has the offset of one that was returned and is not committed: the library returns each record once
+    /// while the partition stays, so this is another one.
+    fn begins_anew(&self, record: &Record) -> bool {
+        let span = self.returned.get(&place(record));
+        span.is_some_and(|span| offset(record) < span.next)
+    }
+
+    /// Returns in each partition how far those returned records go that `progress` covers.
+    fn covered(&self, progress: &Progress) -> Vec<(Place, i64)> {
+        let mut covered = Vec::with_capacity(self.returned.len());
         for (place, span) in &self.returned {
-            let next = covered(progress, place).min(span.next);
+            let next = progress.next(&place.0, place.1, span.losses).unwrap_or(0);
+            let next = i64::try_from(next).unwrap_or(i64::MAX).min(span.next);
             if next > span.first {
-                done.push((place.clone(), next));
+                covered.push((place.clone(), next));
             }
         }
+        covered
+    }
+
+    /// Commits those returned records that `progress` covers.
+    async fn commit_returned(&mut self, progress: &Progress) -> Result<(), Failure> {
+        let done = self.covered(progress);
         if done.is_empty() {
             return Ok(());
         }
@@ -373,10 +390,21 @@ impl Subscription for KafkaSubscription {
         let taken = self.take(max, wait).await;
         self.forget_revoked();
         taken?;
-        let count = max.min(self.ready.len());
-        let records: Vec<Record> = self.ready.drain(..count).collect();
-        for record in &records {
-            self.note(record);
+        let mut records = Vec::with_capacity(max.min(self.ready.len()));
+        while records.len() < max
+            && let Some(record) = self.ready.pop_front()
+        {
+            if self.begins_anew(&record) {
+                // The losses tell what was read before from what is read after: no poll returns both.
+                if !records.is_empty() {
+                    self.ready.push_front(record);
+                    break;
+                }
+                self.losses += 1;
+                self.has_lost |= self.returned.remove(&place(&record)).is_some();
+            }
+            self.note(&record);
+            records.push(record);
         }
         Ok(records)
     }
@@ -445,12 +473,6 @@ impl Report {
             _ => Self::Passes,
         }
     }
-}
-
-/// Returns the first offset of a partition that `progress` does not cover.
-fn covered(progress: &Progress, (topic, partition): &Place) -> i64 {
-    let next = progress.next(topic, *partition);
-    i64::try_from(next.unwrap_or(0)).unwrap_or(i64::MAX)
 }
 
 fn place(record: &Record) -> Place {

@@ -199,7 +199,7 @@ impl Subscription for SqliteSubscription {
             let (Some(next), Some(first)) = (partition.next, partition.pending) else {
                 continue;
             };
-            let covered = progress.next(&partition.topic, 0).unwrap_or(0);
+            let covered = progress.next(&partition.topic, 0, 0).unwrap_or(0);
             let through = i64::try_from(covered).unwrap_or(i64::MAX).min(next);
             if through > first {
                 done.push((index, through));

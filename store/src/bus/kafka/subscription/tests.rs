@@ -73,6 +73,38 @@ async fn what_comes_after_a_partition_has_gone_and_come_back_is_kept() {
     );
 }
 
+/// An operator deletes the topic and creates it again, faster than the library looks at topics.
+#[tokio::test]
+async fn nothing_of_a_topic_that_was_created_anew_is_committed_for_what_was_read_before() {
+    let mut subscription = join(&config("127.0.0.1:1".to_owned()));
+    let through = |records: &[Record], losses: u64| {
+        let mut progress = Progress::default();
+        for record in records {
+            progress.note(&record.position, losses);
+        }
+        progress
+    };
+    let wait = Duration::ZERO;
+    for offset in [1_000, 1_001, 0, 1] {
+        subscription.keep(read(0, offset));
+    }
+    let old = subscription.poll(10, wait).await.unwrap();
+    assert_eq!((old.len(), subscription.losses()), (2, 0));
+    let old = through(&old, 0);
+    let new = subscription.poll(1, wait).await.unwrap();
+    assert_eq!((new.len(), subscription.losses()), (1, 1));
+    assert!(subscription.has_lost, "the next commit tells so");
+    let new = through(&new, 1);
+    assert_eq!(subscription.poll(10, wait).await.unwrap().len(), 1);
+
+    assert_eq!(subscription.covered(&old), []);
+    let first_of_new = [(("events".into(), 0), 1)];
+    assert_eq!(subscription.covered(&new), first_of_new);
+    let mut both = new;
+    both.merge(&old);
+    assert_eq!(subscription.covered(&both), first_of_new, "in any order");
+}
+
 /// Brokers with one record in one partition, which can refuse to have it read.
 struct Brokers(MockCluster<'static, DefaultProducerContext>);
 
