@@ -10,6 +10,7 @@ pub(crate) fn decode(record: &Record) -> Result<Event, DeadLetter> {
     Event::from_json(&record.value).map_err(|error| {
         let (cause, message) = match error {
             UnsupportedSchema::TooNew { .. } => (Cause::SchemaTooNew, error.to_string()),
+            UnsupportedSchema::NoId => (Cause::Undecodable, error.to_string()),
             // The parser's own message quotes the input, which may contain personal data.
             UnsupportedSchema::Malformed(error) => {
                 let what = match error.classify() {
@@ -45,6 +46,25 @@ mod tests {
             appended_at: Default::default(),
         };
         decode(&record).unwrap_err()
+    }
+
+    #[test]
+    fn an_event_without_an_id_is_set_aside() {
+        let event = Event {
+            event_id: "e1".to_owned(),
+            ..Event::bare(
+                event::EventType::Opened,
+                Default::default(),
+                event::UniversalId::parse(&format!("sf_{:032}", 1)).unwrap(),
+            )
+        };
+        let json = String::from_utf8(event.to_json()).unwrap();
+        assert_eq!(Event::from_json(json.as_bytes()).unwrap(), event);
+        let letter = letter(&json.replace(r#""event_id":"e1""#, r#""event_id":"""#));
+        assert_eq!(
+            (letter.cause, letter.message.as_str()),
+            (Cause::Undecodable, "event has no `event_id`")
+        );
     }
 
     #[test]

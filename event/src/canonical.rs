@@ -206,6 +206,9 @@ pub enum UnsupportedSchema {
         /// The version found.
         found: u16,
     },
+    /// An event of another program. It would count as a repetition of the last one without an id, and be lost.
+    #[error("event has no `event_id`")]
+    NoId,
     /// It is not an event at all.
     #[error("not an event")]
     Malformed(#[from] serde_json::Error),
@@ -254,9 +257,13 @@ impl Event {
     /// Reads an event of any version up to [`SCHEMA_VERSION`].
     ///
     /// # Errors
-    /// [`UnsupportedSchema`] if its version is newer, or if the bytes are not an event.
+    /// [`UnsupportedSchema`] if its version is newer, if the bytes are not an event, or if its id is empty.
     pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
-        read(bytes, |event: &Self| event.schema_version)
+        let event = read(bytes, |event: &Self| event.schema_version)?;
+        if event.event_id.is_empty() {
+            return Err(UnsupportedSchema::NoId);
+        }
+        Ok(event)
     }
 }
 

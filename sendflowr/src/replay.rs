@@ -348,7 +348,9 @@ impl Replay<'_> {
             Err(error) => {
                 let (events, why) = (0, error.to_string());
                 return match error {
-                    UnsupportedSchema::Malformed(_) if self.args.discard_unreadable => {
+                    UnsupportedSchema::Malformed(_) | UnsupportedSchema::NoId
+                        if self.args.discard_unreadable =>
+                    {
                         Fate::Discarded { events, why }
                     }
                     _ => Fate::Failed { events, why },
