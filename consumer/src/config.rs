@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, RawTokens, TlsConfig};
 use serde::Deserialize;
 
+use crate::events::IN_FLIGHT;
+
 /// The `[consumer]` section as written in the configuration. Every key may be left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -40,8 +42,8 @@ pub struct RawConsumerConfig {
     /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and must not hold up events.
     pub profile_timeout_ms: u64,
     /// Number of entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to
-    /// 10,000,000, default 100,000, which takes 60 to 120 MB when all are full. At least twice `batch_events` are kept in any
-    /// case, and eight times as many people: a batch is judged by what is in it.
+    /// 10,000,000, default 100,000, which takes 60 to 120 MB when all are full. At least eight times `batch_events` are kept in
+    /// any case: a batch is judged by what is in it and in the three before it, which may not be stored yet.
     pub memory_entries: usize,
     /// Networks from which mailboxes prefetch images, in CIDR form. Default: Apple's own network. Apple publishes
     /// its relay's other ranges at `https://mask-api.icloud.com/egress-ip-ranges.csv`.
@@ -103,10 +105,10 @@ pub struct StatusConfig {
 }
 
 impl ConsumerConfig {
-    /// Returns the capacity of a memory that must not forget anything of the last `batches`, however small the configured
-    /// memory is. A memory is only sure to keep half of its capacity.
-    pub(crate) fn entries(&self, batches: usize) -> usize {
-        self.memory_entries.max(2 * batches * self.batch_events)
+    /// Returns the capacity of a memory that must not forget anything of the batches in flight, however small the configured
+    /// memory is: what they bring cannot be looked up in a store yet. A memory is only sure to keep half of its capacity.
+    pub(crate) fn entries(&self) -> usize {
+        self.memory_entries.max(2 * IN_FLIGHT * self.batch_events)
     }
 }
 

@@ -39,7 +39,7 @@ impl Enricher {
     pub(crate) fn new(config: &ConsumerConfig) -> Self {
         Self {
             judge: machine::Judge::new(config),
-            latency: latency::Latencies::new(config.entries(1)),
+            latency: latency::Latencies::new(config.entries()),
         }
     }
 

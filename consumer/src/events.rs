@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// Number of batches between being read and being applied to profiles: one for each stage, so that no stage waits for another's.
-const IN_FLIGHT: usize = 4;
+pub(crate) const IN_FLIGHT: usize = 4;
 
 /// How often the last stage checks for profiles to repair while no batch comes, and how long the first waits for records
 /// while no batch is in flight: short for an operator who waits for a shutdown, but long enough to cost nothing.

@@ -161,7 +161,7 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(config: &ConsumerConfig) -> Self {
-        let entries = config.entries(1);
+        let entries = config.entries();
         Self {
             fingerprints: Fingerprints::default(),
             relay_ranges: config.relay_ranges.clone(),

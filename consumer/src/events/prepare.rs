@@ -10,7 +10,7 @@ use store::events::StoredEvent;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::{Context, Decoded, IN_FLIGHT, Prepared, profile_store::ProfileStore};
+use super::{Context, Decoded, Prepared, profile_store::ProfileStore};
 use crate::{
     ConsumerError,
     enrich::{Enricher, MessageRef},
@@ -28,7 +28,7 @@ pub(super) async fn run(
         enricher: Enricher::new(&context.config),
         profiles: ProfileStore::new(&context.config, &context.dependencies),
         // Everybody who may have events in flight.
-        people: Recent::new(context.config.entries(IN_FLIGHT)),
+        people: Recent::new(context.config.entries()),
         fingerprints: RandomState::new(),
         context: &context,
     };

@@ -39,7 +39,7 @@ pub(super) async fn run(
         let stage = ReadStage {
             reader: joined.await?,
             context: &context,
-            ids: Recent::new(context.config.entries(1)),
+            ids: Recent::new(context.config.entries()),
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             settled,
         };

@@ -3,7 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use consumer::{ConsumerConfig, EVENTS_GROUP};
-use event::EventType::{Clicked, Delivered, Opened, Sent};
+use event::{
+    Event,
+    EventType::{self, Clicked, Delivered, Opened, Sent},
+};
 use store::{bus::header, testing::eventually};
 
 use crate::world::{World, deliveries, event, ids, person, profile_of};
@@ -124,6 +127,46 @@ async fn a_small_memory_knows_what_is_in_the_batch() {
         .filter(|row| row.enrichment.delivery_latency_ms == Some(2_000));
     let machines = rows[3_000..].iter().filter(|row| row.enrichment.machine);
     assert_eq!((delays.count(), machines.count()), (1_500, 1_500));
+    running.stop().await.unwrap();
+}
+
+/// While the event store takes nothing, four batches are in flight, and nothing of them can be looked up in it.
+#[tokio::test(start_paused = true)]
+async fn a_small_memory_knows_what_is_in_flight() {
+    let world = World::default();
+    world.events.cannot_tell_duplicates.on();
+    world.events.too_much.store(1, Ordering::SeqCst);
+    let of = |people: std::ops::Range<usize>, event_type: EventType, seconds: i64| {
+        let events = people.map(|n| event(&format!("p{n}"), event_type, "m1", seconds));
+        events.collect::<Vec<Event>>()
+    };
+    let batches = [
+        of(0..1_000, Sent, 0),
+        of(1_000..2_000, Sent, 0),
+        of(2_000..3_000, Sent, 0),
+        of(0..500, Delivered, 2),
+        of(0..500, Sent, 0),
+    ];
+    world.bus.put_events(&batches.concat());
+    let running = world.start_with(ConsumerConfig {
+        memory_entries: 1_000,
+        batch_events: 1_000,
+        ..ConsumerConfig::default()
+    });
+    eventually("all are read", async || {
+        world.bus.handed_out.load(Ordering::SeqCst) == 4_000
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.events.too_much.store(0, Ordering::SeqCst);
+    world.caught_up().await;
+    let rows = world.events.rows();
+    let delays = rows
+        .iter()
+        .filter(|row| row.enrichment.delivery_latency_ms == Some(2_000));
+    assert_eq!((rows.len(), delays.count()), (3_500, 500));
+    let repeats = running.metric("sendflowr_consumer_events_total{outcome=\"duplicate\"}");
+    assert_eq!(repeats, 500.0);
     running.stop().await.unwrap();
 }
 
