@@ -39,6 +39,32 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    pub(crate) fn unavailable(engine: &'static str, cause: impl Into<Unavailable>) -> Self {
+        let cause = cause.into();
+        Self::Unavailable { engine, cause }
+    }
+
+    pub(crate) fn rejected(engine: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Rejected { engine, message }
+    }
+
+    pub(crate) fn misconfigured(engine: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Misconfigured { engine, message }
+    }
+
+    /// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
+    /// content.
+    pub(crate) fn malformed(engine: &'static str, table: &str, column: &str) -> Self {
+        Self::misconfigured(
+            engine,
+            format!("`{table}` holds a row whose `{column}` this build cannot read"),
+        )
+    }
+}
+
 /// The cause of an outage, kept for the log.
 pub type Unavailable = Box<dyn std::error::Error + Send + Sync>;
 

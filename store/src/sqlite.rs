@@ -340,35 +340,19 @@ fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
             path.display()
         ),
     };
-    StoreError::Misconfigured {
-        engine: ENGINE,
-        message,
-    }
+    StoreError::misconfigured(ENGINE, message)
 }
 
-/// Creates a [`StoreError::Unavailable`] with this cause.
-pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError {
-    StoreError::Unavailable {
-        engine: ENGINE,
-        cause: message.into(),
-    }
+pub(crate) fn unavailable(cause: impl Into<crate::Unavailable>) -> StoreError {
+    StoreError::unavailable(ENGINE, cause)
 }
 
-/// Creates a [`StoreError::Rejected`] with this message.
 pub(crate) fn rejected(message: impl Into<String>) -> StoreError {
-    StoreError::Rejected {
-        engine: ENGINE,
-        message: message.into(),
-    }
+    StoreError::rejected(ENGINE, message)
 }
 
-/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
-/// content.
 pub(crate) fn malformed(table: &str, column: &str) -> StoreError {
-    StoreError::Misconfigured {
-        engine: ENGINE,
-        message: format!("`{table}` holds a row whose `{column}` this build cannot read"),
-    }
+    StoreError::malformed(ENGINE, table, column)
 }
 
 /// Returns the primary result code of an error that SQLite itself returned.
@@ -390,10 +374,7 @@ pub(crate) fn classify(error: sqlx::Error) -> StoreError {
             18 | 19 | 20 | 25 => rejected(error.to_string()),
             // SQLITE_ERROR (no such table, for example), SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT, SQLITE_CANTOPEN,
             // SQLITE_AUTH, SQLITE_NOTADB
-            1 | 3 | 8 | 11 | 14 | 23 | 26 => StoreError::Misconfigured {
-                engine: ENGINE,
-                message: error.to_string(),
-            },
+            1 | 3 | 8 | 11 | 14 | 23 | 26 => StoreError::misconfigured(ENGINE, error.to_string()),
             // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_NOMEM and others that may pass.
             _ => unavailable(error),
         };

@@ -205,19 +205,13 @@ impl Failure {
                  brokers ask for it, `kafka.client_certificate`; {reason}"
             ),
         };
-        StoreError::Misconfigured {
-            engine: ENGINE,
-            message,
-        }
+        StoreError::misconfigured(ENGINE, message)
     }
 }
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        let misconfigured = |message| Self::Misconfigured {
-            engine: ENGINE,
-            message,
-        };
+        let misconfigured = |message: String| Self::misconfigured(ENGINE, message);
         match &failure {
             Failure::Rejected(_) => {}
             Failure::Misconfigured(message) => return misconfigured(message.clone()),
@@ -230,25 +224,15 @@ impl From<Failure> for StoreError {
                     ));
                 }
                 Meaning::Setting(key) => return misconfigured(format!("look at `{key}`; {code}")),
-                Meaning::Passing => return unavailable(failure),
+                Meaning::Passing => return Self::unavailable(ENGINE, failure),
             },
             Failure::Library(_)
             | Failure::QueueFull { .. }
             | Failure::Moved
             | Failure::TimedOut
-            | Failure::Closed => return unavailable(failure),
+            | Failure::Closed => return Self::unavailable(ENGINE, failure),
         }
-        Self::Rejected {
-            engine: ENGINE,
-            message: failure.to_string(),
-        }
-    }
-}
-
-fn unavailable(failure: Failure) -> StoreError {
-    StoreError::Unavailable {
-        engine: ENGINE,
-        cause: Box::new(failure),
+        Self::rejected(ENGINE, failure.to_string())
     }
 }
 

@@ -180,43 +180,26 @@ impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match &failure {
             Failure::Server { code, .. } => match Meaning::of(*code) {
-                Meaning::Data => Self::Rejected {
-                    engine: ENGINE,
-                    message: failure.to_string(),
-                },
+                Meaning::Data => Self::rejected(ENGINE, failure.to_string()),
                 Meaning::User => misconfigured(format!("{WRONG_USER}; {failure}")),
                 Meaning::Right => misconfigured(format!("{MISSING_RIGHT}; {failure}")),
                 Meaning::Schema => misconfigured(format!("{WRONG_SCHEMA}; {failure}")),
-                Meaning::Passing => unavailable(failure),
+                Meaning::Passing => Self::unavailable(ENGINE, failure),
             },
             Failure::Unreadable(_) => misconfigured(format!("{WRONG_SCHEMA}; {failure}")),
             Failure::Network(_) | Failure::TimedOut(_) | Failure::StepsTimedOut(_) | Failure::Foreign => {
-                unavailable(failure)
+                Self::unavailable(ENGINE, failure)
             }
         }
     }
 }
 
-fn unavailable(failure: Failure) -> StoreError {
-    StoreError::Unavailable {
-        engine: ENGINE,
-        cause: Box::new(failure),
-    }
-}
-
 pub(super) fn misconfigured(message: String) -> StoreError {
-    StoreError::Misconfigured {
-        engine: ENGINE,
-        message,
-    }
+    StoreError::misconfigured(ENGINE, message)
 }
 
-/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
-/// content.
 pub(super) fn malformed(table: &str, column: &str) -> StoreError {
-    misconfigured(format!(
-        "`{table}` holds a row whose `{column}` this build cannot read"
-    ))
+    StoreError::malformed(ENGINE, table, column)
 }
 
 #[cfg(test)]

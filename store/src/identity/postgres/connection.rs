@@ -353,25 +353,16 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     }
 }
 
-pub(super) fn unavailable(source: impl Into<crate::Unavailable>) -> StoreError {
-    StoreError::Unavailable {
-        engine: ENGINE,
-        cause: source.into(),
-    }
+pub(super) fn unavailable(cause: impl Into<crate::Unavailable>) -> StoreError {
+    StoreError::unavailable(ENGINE, cause)
 }
 
 pub(super) fn rejected(message: impl Into<String>) -> StoreError {
-    StoreError::Rejected {
-        engine: ENGINE,
-        message: message.into(),
-    }
+    StoreError::rejected(ENGINE, message)
 }
 
-pub(super) fn misconfigured(message: impl Into<String>) -> StoreError {
-    StoreError::Misconfigured {
-        engine: ENGINE,
-        message: message.into(),
-    }
+fn misconfigured(message: impl Into<String>) -> StoreError {
+    StoreError::misconfigured(ENGINE, message)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use event::{Timestamp, UniversalId};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use super::connection::{classify, misconfigured};
+use super::{ENGINE, connection::classify};
 use crate::{
     StoreError,
     identity::{
@@ -412,10 +412,6 @@ pub(super) async fn ping(connection: &mut PgConnection) -> Result<(), StoreError
     Ok(())
 }
 
-/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
-/// content.
 fn malformed(table: &str, column: &str) -> StoreError {
-    misconfigured(format!(
-        "`{table}` holds a row whose `{column}` this build cannot read"
-    ))
+    StoreError::malformed(ENGINE, table, column)
 }

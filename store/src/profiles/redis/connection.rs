@@ -351,17 +351,11 @@ fn is_failed_handshake(error: &Unavailable) -> bool {
 }
 
 fn misconfigured(message: impl Into<String>) -> StoreError {
-    StoreError::Misconfigured {
-        engine: ENGINE,
-        message: message.into(),
-    }
+    StoreError::misconfigured(ENGINE, message)
 }
 
-fn unavailable(source: impl Into<Unavailable>) -> StoreError {
-    StoreError::Unavailable {
-        engine: ENGINE,
-        cause: source.into(),
-    }
+fn unavailable(cause: impl Into<Unavailable>) -> StoreError {
+    StoreError::unavailable(ENGINE, cause)
 }
 
 #[cfg(test)]
