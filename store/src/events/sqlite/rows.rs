@@ -12,28 +12,32 @@ use crate::{
     sqlite::{classify, malformed},
 };
 
-const INSERT: &str = "\
-INSERT INTO email_events (event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, \
-campaign_name, message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, \
-schema_version, account, mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, \
-machine_reasons, delivery_latency_ms, trace_id) ";
+/// The columns of an event, in the order in which [`insert`] binds and [`read`] reads them.
+macro_rules! columns {
+    () => {
+        "event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, message_id, \
+         subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
+         mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
+         delivery_latency_ms, trace_id"
+    };
+}
+
+const INSERT: &str = concat!("INSERT INTO email_events (", columns!(), ") ");
 
 /// Selects the newest events of one id; the columns are those that [`read`] expects.
-pub(super) const HISTORY: &str = "\
-SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
-message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
-mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
-delivery_latency_ms, trace_id \
-FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
+pub(super) const HISTORY: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3"
+);
 
 /// Selects the first events of one id after a time and an event; the columns are those that [`read`] expects.
-pub(super) const PAGE: &str = "\
-SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
-message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
-mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
-delivery_latency_ms, trace_id \
-FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 AND (timestamp, event_id) > (?2, ?3) \
-ORDER BY timestamp, event_id LIMIT ?4";
+pub(super) const PAGE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 AND (timestamp, event_id) > (?2, ?3) \
+     ORDER BY timestamp, event_id LIMIT ?4"
+);
 
 /// Selects what a profile needs of the newest events of one id; the columns are those that [`occurrence`] expects.
 pub(super) const OCCURRENCES: &str = "\
