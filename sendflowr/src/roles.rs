@@ -225,9 +225,10 @@ impl Process {
 
     /// Starts the consumer and its listener, and returns the listener's address.
     async fn consumer_with_status(&mut self) -> anyhow::Result<Served> {
-        let (mut config, dependencies) = self.consumer().await?;
+        let mut config = ConsumerConfig::try_from(self.config.consumer.clone())?.status;
         let listener = listen(config.listen, "consumer.listen").await?;
         let served = self.served(&listener, "consumer", config.tls.as_mut())?;
+        let dependencies = self.consumer().await?;
         let (registry, stop) = (self.registry.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             consumer::serve_status(config, dependencies, registry, listener, stop)
@@ -238,9 +239,8 @@ impl Process {
     }
 
     /// Starts the consumer. Returns what its listener needs.
-    async fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
+    async fn consumer(&mut self) -> anyhow::Result<consumer::Dependencies> {
         let config = ConsumerConfig::try_from(self.config.consumer.clone())?;
-        let status = config.status.clone();
         let (bus, events, profiles, identities) = tokio::try_join!(
             self.engines.bus(),
             self.engines.events(),
@@ -266,7 +266,7 @@ impl Process {
                 .await
                 .context("the consumer failed")
         });
-        Ok((status, dependencies))
+        Ok(dependencies)
     }
 
     /// Starts the inference service and returns its address.

@@ -331,6 +331,22 @@ fn a_role_tells_a_key_that_cannot_work_once() {
     }
 }
 
+/// A consumer that ends again after it has joined its groups takes partitions from those that work.
+#[test]
+fn the_certificate_of_a_consumer_is_looked_at_before_any_server() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::write(
+        folder.path().join("sendflowr.toml"),
+        "[kafka]\nbootstrap_servers = '127.0.0.1:1'\n\
+         [consumer]\nlisten = '127.0.0.1:0'\n\
+         [consumer.tls]\ncertificate = 'nowhere.pem'\nkey = 'nowhere.pem'",
+    )
+    .expect("a file can be written");
+    let told = told(&run(folder.path(), &["consumer"]));
+    let expected = "`consumer.tls.certificate`: the file `nowhere.pem` cannot be read";
+    assert!(told.contains(expected), "{told}");
+}
+
 /// The key of a listener belongs to the role's user, who is not always the one that runs a command.
 #[test]
 fn only_what_listens_needs_the_key_of_its_certificate() {
