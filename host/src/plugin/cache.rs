@@ -120,17 +120,23 @@ impl CodeCache {
         let path = self.path(digest);
         // Another process may compile the same plugin.
         let unfinished = path.with_extension(format!("{}.tmp", uuid::Uuid::now_v7().simple()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(self.mac(digest, &code).as_ref())?;
-        file.write_all(&code)?;
-        // No fsync: an entry that a crash truncates has a wrong MAC.
-        drop(file);
-        fs::rename(&unfinished, &path)?;
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&unfinished)?;
+            file.write_all(self.mac(digest, &code).as_ref())?;
+            file.write_all(&code)?;
+            // No fsync: an entry that a crash truncates has a wrong MAC.
+            drop(file);
+            fs::rename(&unfinished, &path)
+        };
+        write().inspect_err(|_| {
+            // Nobody would overwrite it, and on a full disk each attempt would leave another.
+            let _ = fs::remove_file(&unfinished);
+        })?;
         self.drop_surplus()
     }
 
@@ -306,6 +312,24 @@ mod tests {
             let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
             assert_eq!(left.len(), 1, "the key: {left:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_stored_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = &folder.path().join("compiled");
+        store::embedded::create_folder(folder).unwrap();
+        let engine = Engine::default();
+        let cache = CodeCache::open(folder, &engine).unwrap();
+        let empty = b"\0asm\x0d\0\x01\0";
+        let (component, digest) = (Component::new(&engine, empty).unwrap(), Digest::of(empty));
+        // A file cannot take the place of a folder.
+        fs::create_dir(cache.path(&digest)).unwrap();
+        cache.put(&digest, &component).unwrap_err();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 2, "the key and the folder");
+        fs::remove_dir(cache.path(&digest)).unwrap();
+        cache.put(&digest, &component).unwrap();
+        assert!(cache.has(&digest));
     }
 
     #[test]
