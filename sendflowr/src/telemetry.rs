@@ -58,7 +58,9 @@ pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>)
     let filter = lines_filter(filter)?;
     let spans = exporter.map(|exporter| {
         // Only our own spans, and no log lines: only what was meant for export is exported.
-        let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sendflowr"));
+        let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sendflowr"))
+            // A hint that hides nothing; see below.
+            .with_max_level_hint(LevelFilter::TRACE);
         tracing_opentelemetry::layer()
             .with_tracer(exporter.tracer())
             .with_location(false)
@@ -100,7 +102,9 @@ where
     let names_nobody = filter_fn(|metadata| {
         let target = metadata.target();
         *metadata.level() <= Level::WARN || !(target == "clickhouse" || target.starts_with("clickhouse::"))
-    });
+    })
+    // Without a hint on both sides, the filter would have none, and be asked about every line that nobody wants.
+    .with_max_level_hint(LevelFilter::TRACE);
     Ok(EnvFilter::try_new(filter)?.or(requests).and(names_nobody))
 }
 
@@ -123,6 +127,19 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_never_logged_is_never_asked_about() {
+        for (filter, most) in [
+            ("info", LevelFilter::INFO),
+            ("error,sendflowr_host=debug", LevelFilter::DEBUG),
+            // The spans of requests.
+            ("error", LevelFilter::INFO),
+        ] {
+            let filter = lines_filter::<Registry>(filter).unwrap();
+            assert_eq!(filter.max_level_hint(), Some(most));
         }
     }
 
