@@ -8,6 +8,7 @@ use store::{
     events::{Events, StoredForecast, StoredTrial, Touch, TouchKind},
     identity::Identities,
 };
+use tokio::task::JoinError;
 
 /// Number of people whose mail is read in one query.
 const PEOPLE_AT_ONCE: usize = 1_000;
@@ -108,9 +109,12 @@ pub(crate) async fn with_touches<T: Decided + Send + 'static, S: Default + Send 
             take_each(&some, &touches, &mut taken, take);
             taken
         });
-        taken = taking
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        taken = match taking.await.map_err(JoinError::try_into_panic) {
+            Ok(taken) => taken,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The process ends, and with it whoever waits here.
+            Err(Err(_)) => std::future::pending().await,
+        };
     }
 }
 
