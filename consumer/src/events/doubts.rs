@@ -98,18 +98,23 @@ impl Doubts {
         self.told_at.is_some()
     }
 
-    /// Returns the consumers that doubted profiles and are gone, at every so many calls.
+    /// Returns the consumers that doubted profiles and are gone, at every so many calls. To be called while profiles lack nothing: a
+    /// doubt of this process that is there all the same is withdrawn by the next [`tell`](Self::tell).
     pub(super) async fn gone(&mut self) -> Vec<String> {
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return Vec::new();
         }
         self.looked_at = Some(Instant::now());
         match self.events.profile_doubts().await {
-            Ok(doubts) => doubts
-                .into_iter()
-                .filter(|doubt| doubt.told_before > GONE_AFTER && doubt.consumer != self.consumer)
-                .map(|doubt| doubt.consumer)
-                .collect(),
+            Ok(doubts) => {
+                // A server may carry out a request after a later one, if nobody waited for its answer any more.
+                self.may_be_told |= doubts.iter().any(|doubt| doubt.consumer == self.consumer);
+                doubts
+                    .into_iter()
+                    .filter(|doubt| doubt.told_before > GONE_AFTER && doubt.consumer != self.consumer)
+                    .map(|doubt| doubt.consumer)
+                    .collect()
+            }
             Err(error) => {
                 tracing::debug!(%error, "cannot read which consumers doubt profiles");
                 Vec::new()

@@ -177,6 +177,28 @@ async fn readers_are_told_while_profiles_lack_events() {
     running.stop().await.unwrap();
 }
 
+/// The server carries out a request that had timed out, after the one that took it back.
+#[tokio::test(start_paused = true)]
+async fn a_doubt_that_comes_late_is_withdrawn() {
+    let world = World::default();
+    let running = world.start();
+    world.profiles.writes_fail.on();
+    world.bus.put_events(&deliveries(60, 6));
+    eventually("readers are told", async || world.events.doubts() == 1).await;
+    let doubts = store::events::Events::profile_doubts(&*world.events).await;
+    let consumer = doubts.unwrap().remove(0).consumer;
+    world.profiles.writes_fail.off();
+    eventually("readers are told that it is over", async || {
+        world.events.doubts() == 0
+    })
+    .await;
+    store::events::Events::doubt_profiles(&*world.events, &consumer)
+        .await
+        .unwrap();
+    eventually("it is withdrawn", async || world.events.doubts() == 0).await;
+    running.stop().await.unwrap();
+}
+
 /// All decisions reading events is too much for one call that timed out.
 #[tokio::test(start_paused = true)]
 async fn a_moment_without_the_profile_store_raises_no_doubt() {
