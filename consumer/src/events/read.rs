@@ -1,6 +1,7 @@
 //! The first stage: reads batches, and commits those that have passed all stages.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -23,6 +24,10 @@ use crate::{
 /// consumer that takes over reads again what is not committed.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
+/// How long nothing may be read, because the other stages are stuck, before this process assumes that others read its partitions.
+/// Kafka gives them to others after five minutes, and the member hears of it in its next poll only.
+const ASSUME_LOST_AFTER: Duration = Duration::from_secs(4 * 60);
+
 pub(super) async fn run(
     context: Context,
     next: mpsc::Sender<Decoded>,
@@ -42,6 +47,7 @@ pub(super) async fn run(
             ids: Recent::new(context.config.entries()),
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             settled,
+            assumed_losses: 0,
         };
         stage.run(next).await
     };
@@ -56,6 +62,8 @@ struct ReadStage<'a> {
     ids: Recent<u128, ()>,
     places: Arc<Semaphore>,
     settled: mpsc::Receiver<Settled>,
+    /// How often nothing was read for [`ASSUME_LOST_AFTER`].
+    assumed_losses: u64,
 }
 
 impl ReadStage<'_> {
@@ -70,7 +78,7 @@ impl ReadStage<'_> {
                 Err(Interrupted::Shutdown) => break,
                 Err(fatal) => return Err(fatal),
             };
-            self.context.losses.store(self.reader.losses(), Ordering::Release);
+            self.tell_losses();
             let Some(batch) = batch else { continue };
             let decoded = self.decode(batch, place);
             if next.send(decoded).await.is_err() {
@@ -87,6 +95,8 @@ impl ReadStage<'_> {
 
     /// Waits until another batch may be in flight; commits meanwhile.
     async fn place(&mut self) -> OwnedSemaphorePermit {
+        let mut too_long = pin!(tokio::time::sleep(ASSUME_LOST_AFTER));
+        let mut is_too_long = false;
         loop {
             let places = Arc::clone(&self.places);
             tokio::select! {
@@ -94,8 +104,19 @@ impl ReadStage<'_> {
                     return place.expect("it is never closed");
                 }
                 Some(settled) = self.settled.recv() => self.commit(settled).await,
+                () = &mut too_long, if !is_too_long => {
+                    is_too_long = true;
+                    self.assumed_losses += 1;
+                    self.tell_losses();
+                }
             }
         }
+    }
+
+    /// Lets the last stage know how often partitions were lost.
+    fn tell_losses(&self) {
+        let losses = self.reader.losses() + self.assumed_losses;
+        self.context.losses.store(losses, Ordering::Release);
     }
 
     /// Commits the batches that have passed all stages, and what could not be committed before.
@@ -128,7 +149,7 @@ impl ReadStage<'_> {
             span,
             read_at: Instant::now(),
             records: records.len(),
-            losses,
+            losses: losses + self.assumed_losses,
             oldest: records.iter().map(|record| record.appended_at).min(),
             _place: place,
         };

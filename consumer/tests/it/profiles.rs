@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use consumer::EVENTS_GROUP;
+use consumer::{ConsumerConfig, EVENTS_GROUP};
 use event::{
     EventType::{Clicked, Delivered, Opened},
     event_id,
@@ -341,6 +341,40 @@ async fn profiles_that_only_this_process_sees_are_forgotten_when_partitions_are_
         world.profiles.of(&person("p5")),
         rebuilt,
         "it stays, being read after the loss"
+    );
+    running.stop().await.unwrap();
+}
+
+/// The group gives the partitions of a member to others that has not polled for minutes, and the member does not hear of it.
+#[tokio::test(start_paused = true)]
+async fn profiles_that_only_this_process_sees_are_forgotten_when_it_is_stuck_for_minutes() {
+    let world = World::default();
+    let running = world.start_with(ConsumerConfig {
+        batch_events: 10,
+        ..ConsumerConfig::default()
+    });
+    world.bus.put_events(&deliveries(60, 60));
+    world.caught_up().await;
+    world.events.down.on();
+    let more: Vec<_> = (0..100)
+        .map(|n| event("p7", Opened, &format!("n{n}"), 9_000))
+        .collect();
+    world.bus.put_events(&more);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert!(!world.profiles.of(&person("p5")).is_empty());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.profiles.of(&person("p5")).is_empty());
+
+    // What was read before may be another's since.
+    world.events.down.off();
+    world.caught_up().await;
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    world.caught_up().await;
+    let rebuilt = profile_of(&world.events.rows(), &person("p5"));
+    assert_eq!(
+        world.profiles.of(&person("p5")),
+        rebuilt,
+        "it stays, being read later"
     );
     running.stop().await.unwrap();
 }
