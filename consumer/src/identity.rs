@@ -98,7 +98,11 @@ async fn record(
                 failures += 1;
                 false
             }
-            Disposition::DeadLetter => true,
+            Disposition::DeadLetter => {
+                // It is the data that is refused: the graph works.
+                attempts.succeeded();
+                true
+            }
         };
         match part {
             [refused] if is_refused => {

@@ -57,7 +57,11 @@ impl<'a> Attempts<'a> {
     pub(crate) async fn failed(&mut self, error: StoreError) -> Result<Option<StoreError>, Interrupted> {
         match Disposition::of(&error) {
             Disposition::Retry => self.wait(&error).await.map(|()| None),
-            Disposition::DeadLetter => Ok(Some(error)),
+            Disposition::DeadLetter => {
+                // It is the data that is refused: the store works.
+                self.succeeded();
+                Ok(Some(error))
+            }
             // Somebody has changed something on the server. Ending would take down the other roles of this process too.
             Disposition::Fatal if self.has_worked() => self.wait(&error).await.map(|()| None),
             Disposition::Fatal => Err(self.fatal(error)),

@@ -125,6 +125,48 @@ async fn a_store_that_answers_and_takes_no_events_is_told_after_a_while() {
     eventually("it is well again", async || events().await == (200, json!("ok"))).await;
 }
 
+/// An outage ends, and what comes then is refused as what it is.
+#[tokio::test]
+async fn a_store_that_refuses_an_event_after_an_outage_works() {
+    let world = World::default();
+    let (address, _stop) = served(&world, json!({})).await;
+    let stores = async || {
+        let (_, body) = get(address, "/ready", "").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        ["events", "identities"].map(|name| body["dependencies"][name]["status"].clone())
+    };
+    let events = deliveries(1, 1);
+    world.events.too_much.store(1, Ordering::SeqCst);
+    world.identities.broken.on();
+    world.bus.put_events(&events);
+    eventually("it is tried", async || {
+        let metrics = get(address, "/metrics", "").await.1;
+        world.events.writes.load(Ordering::SeqCst) > 0
+            && metrics.contains("group=\"sendflowr-identity\",operation=\"record\"")
+    })
+    .await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    assert_eq!(stores().await, [json!("unusable"), json!("unusable")]);
+    world
+        .events
+        .poison
+        .lock()
+        .unwrap()
+        .push(events[0].event_id.clone());
+    let identifiers = events[0].identifiers.iter();
+    let values = identifiers.map(|identifier| identifier.value.clone());
+    world.identities.poison.lock().unwrap().extend(values);
+    world.events.too_much.store(0, Ordering::SeqCst);
+    world.identities.broken.off();
+    eventually("both work again", async || {
+        stores().await == [json!("ok"), json!("ok")]
+    })
+    .await;
+    assert!(world.events.ids().is_empty() && world.identities.sightings().is_empty());
+}
+
 /// A topic or a group on which a right was revoked.
 #[tokio::test]
 async fn a_bus_that_answers_and_is_not_read_or_refuses_commits_is_told_after_a_while() {
