@@ -9,6 +9,7 @@ mod log_rate;
 mod origin;
 mod ready;
 mod serve;
+mod stall;
 mod tls;
 mod trace;
 

@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     descriptors,
+    stall::ReadByItsClient,
     tls::{Certificates, TlsConfig},
 };
 
@@ -157,11 +158,12 @@ impl Connection {
             let mut byte = [0];
             let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut byte));
             if let Some(Ok(_)) = self.shutdown.run_until_cancelled(first).await {
-                self.serve(stream).await;
+                self.serve(ReadByItsClient::new(stream)).await;
             }
             return;
         };
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let handshake =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadByItsClient::new(stream)));
         match self.shutdown.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => self.serve(stream).await,
             // Scanners and clients with plain HTTP: not an error of this side.
@@ -192,7 +194,8 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::RawTlsConfig;
@@ -219,22 +222,99 @@ mod tests {
     }
 
     async fn silence_is_cut_short(tls: Option<TlsConfig>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(
-            listener,
-            Router::new(),
-            tls,
-            Limits::default(),
-            shutdown.clone(),
-        ));
+        let served = Served::start(Router::new(), tls, Limits::default()).await;
         let began = tokio::time::Instant::now();
-        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut silent = served.connect().await;
         assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
         assert!(began.elapsed() < HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
-        shutdown.cancel();
-        served.await.unwrap().unwrap();
+        served.stop().await;
+    }
+
+    /// A listener that serves.
+    struct Served {
+        address: std::net::SocketAddr,
+        shutdown: CancellationToken,
+        task: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Served {
+        async fn start(router: Router, tls: Option<TlsConfig>, limits: Limits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let shutdown = CancellationToken::new();
+            let task = tokio::spawn(serve(listener, router, tls, limits, shutdown.clone()));
+            Self {
+                address,
+                shutdown,
+                task,
+            }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        async fn stop(self) {
+            self.shutdown.cancel();
+            self.task.await.unwrap().unwrap();
+        }
+    }
+
+    /// More than the system buffers for a connection.
+    const LONG_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+    /// Serves a long answer and a short one, to one connection at a time.
+    async fn long_and_short() -> Served {
+        let router = Router::new()
+            .route("/long", get(|| async { vec![b'x'; LONG_ANSWER_BYTES] }))
+            .route("/short", get(|| async { "short" }));
+        let limits = Limits {
+            max_connections: 1,
+            ..Limits::default()
+        };
+        Served::start(router, None, limits).await
+    }
+
+    fn get_request(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answers_makes_room() {
+        let served = long_and_short().await;
+        let began = tokio::time::Instant::now();
+        let mut idle = served.connect().await;
+        // The second is not even looked at while the answer to the first cannot be written.
+        let both = get_request("/long") + &get_request("/short");
+        idle.write_all(both.as_bytes()).await.unwrap();
+        let mut next = served.connect().await;
+        next.write_all(get_request("/short").as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        let answered = tokio::time::timeout(10 * HEAD_TIMEOUT, next.read_exact(&mut answer)).await;
+        assert!(answered.is_ok(), "the first has kept the only place");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        assert!(began.elapsed() < HEAD_TIMEOUT, "{:?}", began.elapsed());
+        // Nothing is kept for it: what it has not read is gone.
+        let mut rest = Vec::new();
+        let error = idle.read_to_end(&mut rest).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(rest.len() < LONG_ANSWER_BYTES / 2, "{}", rest.len());
+        served.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_gets_its_answer() {
+        let served = long_and_short().await;
+        let mut slow = served.connect().await;
+        slow.write_all(get_request("/long").as_bytes()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut piece = vec![0; LONG_ANSWER_BYTES / 16];
+        for _ in 0..16 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            slow.read_exact(&mut piece).await.unwrap();
+        }
+        assert!(began.elapsed() > 3 * HEAD_TIMEOUT);
+        served.stop().await;
     }
 
     #[tokio::test(start_paused = true)]
