@@ -82,8 +82,8 @@ impl Lane {
         })
     }
 
-    /// Runs a call that leaves its thread when it has used [`BRIEF`], and again when half of its time is over. The call
-    /// itself must end by `deadline`.
+    /// Runs a delivery's calls, which leave their thread when one has used [`BRIEF`], and again when half of their time is over, never
+    /// more often. They must end by `deadline`.
     ///
     /// # Errors
     /// When the call has panicked.

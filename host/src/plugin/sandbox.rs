@@ -149,10 +149,11 @@ struct Meter {
     pace: Pace,
 }
 
-/// The phase that a call is in.
+/// The phase that a delivery is in. Its next call goes on where the last one has ended: a lane that it has left behind cannot take it
+/// back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    /// Every call begins in this phase.
+    /// Every delivery begins in this phase.
     Brief,
     /// It has computed for long, and is in the [lane](super::lane) or waits for it.
     Long,
@@ -172,7 +173,6 @@ impl Meter {
     /// Ends a call.
     fn stop(&mut self) {
         self.left = self.left.saturating_sub(self.used());
-        self.pace = Pace::Brief;
     }
 
     /// Returns the CPU time that the call has used on this thread.
@@ -387,6 +387,18 @@ mod tests {
         assert!(moves(&mut meter));
         work(BRIEF);
         assert!(!moves(&mut meter));
+    }
+
+    #[test]
+    fn the_next_call_of_a_delivery_that_has_moved_stays_where_it_is() {
+        let mut meter = meter(Duration::from_millis(100));
+        meter.start(later());
+        work(BRIEF);
+        assert!(matches!(meter.check(), Ok(UpdateDeadline::Yield(_))));
+        meter.stop();
+        meter.start(later());
+        work(2 * BRIEF);
+        assert!(matches!(meter.check(), Ok(UpdateDeadline::Continue(_))));
     }
 
     #[test]
