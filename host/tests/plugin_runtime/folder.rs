@@ -496,6 +496,40 @@ async fn a_folder_that_is_replaced_is_still_watched() {
     eventually("the new file serves", async || serves(&world, "acme@1.0.1")).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_removed_while_it_was_compiled_does_not_come_back_in_another_s_place() {
+    let world = World::with(&[]).await;
+    let functions = branches_and_variables(80, 1_000).repeat(4);
+    let removed = guest("acme").version("6.6.6").items(&functions).build();
+    fs::write(world.path("acme.wasm"), removed).unwrap();
+    eventually("it is being compiled", async || is_loading(&world, "acme.wasm")).await;
+    fs::remove_file(world.path("acme.wasm")).unwrap();
+    eventually("it is not shown any more", async || {
+        world.plugins.status().is_empty()
+    })
+    .await;
+    // So long that it is forgotten.
+    tokio::time::sleep(2 * SOON).await;
+    assert_eq!(
+        world.metric("sendflowr_plugin_compilations_total"),
+        0,
+        "it is still being compiled"
+    );
+    fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
+    let never = || assert!(!serves(&world, "acme@6.6.6"), "what was removed serves");
+    eventually("both are compiled", async || {
+        never();
+        world.metric("sendflowr_plugin_compilations_total") == 2
+    })
+    .await;
+    fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
+    eventually("what came last serves", async || {
+        never();
+        serves(&world, "acme@1.0.0") && world.plugins.get("other").is_some()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn one_file_is_loaded_without_a_folder() {
     let data = tempfile::TempDir::new().unwrap();

@@ -37,7 +37,13 @@ impl Registry {
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
-            if let Some(plugin) = files.remove(&path).and_then(|file| file.plugin) {
+            // While it is being loaded it is remembered, so that what comes in its place is not taken for it.
+            let is_loading = files.get(&path).is_some_and(|file| file.is_loading);
+            let plugin = match is_loading {
+                true => files.get_mut(&path).and_then(|file| file.plugin.take()),
+                false => files.remove(&path).and_then(|file| file.plugin),
+            };
+            if let Some(plugin) = plugin {
                 tracing::info!(
                     plugin = %plugin.tag(),
                     plugin.file = %file_name(&path),
@@ -49,18 +55,19 @@ impl Registry {
         self.publish(&files);
     }
 
-    pub(super) fn admit(&self, path: &Path, seen: Sight, candidate: Candidate) {
+    pub(super) fn admit(&self, path: &Path, listed: Sight, candidate: Candidate) {
         let seen = Sight {
             file: Some(candidate.fingerprint),
-            ..seen
+            ..listed
         };
         let slug = candidate.descriptor.slug.clone();
         let mut files = self.files();
-        // It was removed while it was read: no other plugin makes way for it. If it comes back, it is read again.
-        if files
-            .get(path)
-            .is_none_or(|file| matches!(file.seen, Seen::Gone { .. }))
-        {
+        // It was removed or replaced while it was read: no other plugin makes way for it. What is there now is read next.
+        let is_current = files.get(path).is_some_and(|file| match file.seen {
+            Seen::Changed { sight, .. } | Seen::Settled { sight } => sight == listed || sight == seen,
+            Seen::Gone { .. } => false,
+        });
+        if !is_current {
             return;
         }
         let owner = files.iter().find(|(other, file)| {
