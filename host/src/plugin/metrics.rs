@@ -169,7 +169,7 @@ impl PluginMetrics {
         );
         plugin.register(
             "refused_files",
-            "Files in the plugin folder that are not served, by reason",
+            "Files in the plugin folder that are not served, by reason; a folder that cannot be read is one of `unreadable`",
             families.refused_files.clone(),
         );
         Self(Arc::new(families))

@@ -14,6 +14,7 @@ mod verdict;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -57,6 +58,8 @@ pub(crate) struct Registry {
     compilers: Arc<Semaphore>,
     serving: ArcSwap<HashMap<String, Arc<Plugin>>>,
     files: Mutex<BTreeMap<PathBuf, KnownFile>>,
+    /// Why the folder cannot be listed now, if it cannot.
+    unreadable: Mutex<Option<String>>,
 }
 
 impl Registry {
@@ -67,6 +70,7 @@ impl Registry {
             compilers: Arc::new(Semaphore::new(COMPILERS_AT_ONCE)),
             serving: ArcSwap::default(),
             files: Mutex::default(),
+            unreadable: Mutex::default(),
         }
     }
 
@@ -82,16 +86,17 @@ impl Registry {
 
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
         let trust = self.loader.trust();
-        // A lock file that cannot be used is shown as one more refused file.
-        let lock = trust.and_then(|trust| {
-            Some(PluginStatus {
-                file: trust.lock_name(),
-                state: PluginState::Refused,
-                problem: Some(trust.problem()?),
-                pinned: None,
-                plugin: None,
-            })
-        });
+        // A folder or lock file that cannot be used is shown as one more refused file.
+        let refused = |file, problem| PluginStatus {
+            file,
+            state: PluginState::Refused,
+            problem: Some(problem),
+            pinned: None,
+            plugin: None,
+        };
+        let folder = self.unreadable().clone();
+        let folder = folder.map(|problem| refused(file_name(&self.folder), problem));
+        let lock = trust.and_then(|trust| Some(refused(trust.lock_name(), trust.problem()?)));
         let files = self.files();
         let plugins = files.iter().filter_map(|(path, file)| {
             let plugin = file.plugin.as_deref();
@@ -111,7 +116,7 @@ impl Registry {
                 plugin: plugin.map(PluginDetails::of),
             })
         });
-        lock.into_iter().chain(plugins).collect()
+        folder.into_iter().chain(lock).chain(plugins).collect()
     }
 
     /// Looks at the folder and updates what is served. The first look does not wait for files to settle, but it waits for slow
@@ -121,19 +126,22 @@ impl Registry {
         let (folder, loader) = (self.folder.clone(), Arc::clone(&self.loader));
         let found = task::spawn_blocking(move || {
             let trust = loader.trust();
-            let lock = trust.map_or(LockLook::Same, |trust| trust.refresh(Instant::now()));
             let signed = trust.is_some_and(Trust::asks_for_signatures);
-            list(&folder, signed).map(|found| (lock, found))
+            let found = list(&folder, signed)?;
+            // Not before the folder is listed: a lock that has changed takes effect on the files of a listing, and is told only once.
+            let lock = trust.map_or(LockLook::Same, |trust| trust.refresh(Instant::now()));
+            Ok::<_, io::Error>((lock, found))
         })
         .await;
         let lock = match found {
             Ok(Ok((lock, found))) => {
+                self.note_readable();
                 self.note(found, lock == LockLook::Changed, Instant::now());
                 lock
             }
             Ok(Err(error)) => {
-                // What is served stays served: a folder that cannot be read says nothing about its files.
-                tracing::warn!(plugin.folder = %self.folder.display(), %error, "plugin folder cannot be read");
+                self.note_unreadable(&error);
+                self.count_refused();
                 return false;
             }
             Err(error) => {
@@ -153,16 +161,43 @@ impl Registry {
             // Files that take even longer are loaded while deliveries are already served.
             let _ = time::timeout(self.loader.limits().compile_time, all).await;
         }
+        self.count_refused();
+        lock == LockLook::Pending
+            || self
+                .files()
+                .values()
+                .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
+    }
+
+    /// Sets the gauges of refused files.
+    fn count_refused(&self) {
         let files = self.files();
         let problems = files.values().filter_map(|file| file.problem.as_ref());
         let mut refused: Vec<Refusal> = problems.map(|problem| problem.refusal).collect();
         let lock_problem = self.loader.trust().and_then(Trust::problem);
         refused.extend(lock_problem.map(|_| Refusal::Lock));
+        refused.extend(self.unreadable().as_ref().map(|_| Refusal::Unreadable));
         self.loader.metrics.set_refused_files(&refused);
-        lock == LockLook::Pending
-            || files
-                .values()
-                .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
+    }
+
+    /// Notes that the folder cannot be listed. What is served stays served: that says nothing about the files. Logged once, not
+    /// every second.
+    fn note_unreadable(&self, error: &io::Error) {
+        let text = format!(
+            "the plugin folder cannot be read ({error}): until it can, no file and no lock that is added, changed or removed \
+             takes effect"
+        );
+        let before = self.unreadable().replace(text.clone());
+        if before.is_none() {
+            tracing::warn!(plugin.folder = %self.folder.display(), "{text}");
+        }
+    }
+
+    /// Notes that the folder has been listed.
+    fn note_readable(&self) {
+        if self.unreadable().take().is_some() {
+            tracing::info!(plugin.folder = %self.folder.display(), "the plugin folder can be read again");
+        }
     }
 
     /// Loads these files. The first look loads one after the other as long as each is quick, and returns the tasks of those that are
@@ -248,6 +283,11 @@ impl Registry {
                 Err(_) => {}
             }
         }
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, Option<String>> {
+        // A text is put there or taken away in one step.
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, KnownFile>> {

@@ -496,6 +496,26 @@ async fn a_folder_that_is_replaced_is_still_watched() {
     eventually("the new file serves", async || serves(&world, "acme@1.0.1")).await;
 }
 
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_is_shown_until_it_can() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    let refused = r#"sendflowr_plugin_refused_files{reason="unreadable"}"#;
+    assert_eq!(world.metric(refused), 0);
+    let away = world.config.folder.with_extension("away");
+    fs::rename(&world.config.folder, &away).unwrap();
+    eventually("it is counted", async || world.metric(refused) == 1).await;
+    let problem = world.problem("plugins");
+    assert!(
+        problem.starts_with("the plugin folder cannot be read (No such file"),
+        "{problem}"
+    );
+    assert_eq!(world.status("plugins").state, PluginState::Refused);
+    assert!(serves(&world, "acme@1.0.0"));
+    fs::rename(&away, &world.config.folder).unwrap();
+    eventually("it is not counted any more", async || world.metric(refused) == 0).await;
+    assert_eq!(world.plugins.status().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_was_removed_while_it_was_compiled_does_not_come_back_in_another_s_place() {
     let world = World::with(&[]).await;

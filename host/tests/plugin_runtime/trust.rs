@@ -276,6 +276,33 @@ async fn an_entry_that_is_removed_ends_the_plugin_where_only_pinned_ones_serve()
 }
 
 #[tokio::test]
+async fn a_lock_that_changes_while_the_folder_cannot_be_read_takes_effect_afterwards() {
+    let data = TempDir::new().unwrap();
+    let bytes = version("1.0.0");
+    let lock_file = data.path().join("pins.lock");
+    fs::write(&lock_file, pinned(&bytes)).unwrap();
+    let mut config = config(&data);
+    config.locked = true;
+    config.lock = lock_file.clone();
+    fs::create_dir(&config.folder).unwrap();
+    fs::write(config.folder.join("acme.wasm"), bytes).unwrap();
+    let world = World::open(config).await;
+    assert!(serves(&world, "acme@1.0.0"));
+
+    let away = data.path().join("away");
+    fs::rename(&world.config.folder, &away).unwrap();
+    eventually("the folder cannot be read", async || {
+        has_problem(&world, "plugins")
+    })
+    .await;
+    rename_into(&lock_file, lock(&[]).as_bytes());
+    // Several looks, while which it settles.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fs::rename(&away, &world.config.folder).unwrap();
+    eventually("it is withdrawn", async || world.plugins.get("acme").is_none()).await;
+}
+
+#[tokio::test]
 async fn a_lock_that_breaks_or_goes_leaves_the_last_good_one_in_force() {
     let bytes = version("1.0.0");
     let world = world(&[("acme.wasm", bytes.clone())], &pinned(&bytes), true).await;
