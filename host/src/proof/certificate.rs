@@ -149,6 +149,24 @@ impl Known {
             tried: now,
         }
     }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.age(now) < FRESH_FOR
+    }
+
+    /// Returns whether it may still be used, if only while another cannot be had. A fresh one that has expired is what its provider
+    /// serves: fetching it again would not help.
+    fn may_be_used(&self, now: Instant) -> bool {
+        let is_valid = || {
+            let now = Timestamp::from(SystemTime::now()).as_millis();
+            self.certificate.key_at(now).is_ok()
+        };
+        self.is_fresh(now) || self.age(now) < FRESH_FOR + STALE_FOR && is_valid()
+    }
 }
 
 impl FetchedCertificates {
@@ -173,18 +191,14 @@ impl FetchedCertificates {
         now: Instant,
         fetch: impl Future<Output = Result<Certificate, Refusal>>,
     ) -> Result<Arc<Certificate>, Refusal> {
+        // One that is of no use any more is like one that is not known: all wait for the same fetch.
+        self.known.remove_if(url, |known| !known.may_be_used(now));
         let Some(known) = self.known.get(url) else {
             let fetched = async { fetch.await.map(|certificate| Known::new(certificate, now)) };
             return Ok(self.known.get_or_insert_async(url, fetched).await?.certificate);
         };
-        let age = now.saturating_duration_since(known.since);
-        let is_valid = known
-            .certificate
-            .key_at(Timestamp::from(SystemTime::now()).as_millis())
-            .is_ok();
-        let may_be_used = is_valid && age < FRESH_FOR + STALE_FOR;
         let was_tried = now.saturating_duration_since(known.tried) < FAILED_FOR;
-        if age < FRESH_FOR || (may_be_used && was_tried) {
+        if known.is_fresh(now) || was_tried {
             return Ok(known.certificate);
         }
         // The other deliveries use the old one meanwhile.
@@ -199,8 +213,7 @@ impl FetchedCertificates {
                 self.known.insert(url.to_owned(), known.clone());
                 Ok(known.certificate)
             }
-            Err(_) if may_be_used => Ok(known.certificate),
-            Err(refusal) => Err(refusal),
+            Err(_) => Ok(known.certificate),
         }
     }
 
@@ -252,7 +265,10 @@ impl CertificateSource for FetchedCertificates {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::{
+        future::{pending, ready},
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use futures::FutureExt;
 
@@ -309,6 +325,24 @@ mod tests {
         assert!(!Arc::ptr_eq(&other, &first));
         let found = source.current(URL, too_old, pending()).await.unwrap();
         assert!(Arc::ptr_eq(&found, &other));
+    }
+
+    #[tokio::test]
+    async fn all_wait_for_one_fetch_when_a_certificate_is_too_old() {
+        let (source, now) = (source(), Instant::now());
+        let given = source.current(URL, now, ready(Ok(valid_until(FOREVER)))).await;
+        assert!(given.is_ok());
+        let fetches = AtomicUsize::new(0);
+        let fetch = || async {
+            fetches.fetch_add(1, Ordering::Relaxed);
+            // The others come meanwhile.
+            tokio::task::yield_now().await;
+            Ok(valid_until(FOREVER))
+        };
+        let too_old = now + FRESH_FOR + STALE_FOR;
+        let all = (0..2 * FETCHES_AT_ONCE).map(|_| source.current(URL, too_old, fetch()));
+        assert!(futures::future::join_all(all).await.iter().all(Result::is_ok));
+        assert_eq!(fetches.into_inner(), 1);
     }
 
     #[tokio::test]
