@@ -9,6 +9,8 @@
 //!   account is served again; if it fails, the quarantine begins again and lasts twice as long. Other accounts are still served:
 //!   otherwise anyone who has the secret of one could silence all of them with deliveries crafted for that. If the plugin itself
 //!   is broken, they are put in quarantine as soon as their own deliveries have shown it.
+//!   A quarantine that no delivery ends is over when it has been open to probes for as long as the longest lasts: then the sender
+//!   has given up, and nothing is turned away.
 //! - If they had not, or if they need nothing but public knowledge, anyone can have sent it, and it must not cause genuine
 //!   deliveries to be turned away. Such failures are only counted.
 //!
@@ -248,6 +250,17 @@ impl AccountState {
         }
     }
 
+    /// Ends a quarantine that no probe has ended or prolonged for so long after its time that the sender has given up.
+    fn lapse(&mut self, config: &QuarantineConfig, now: Instant) {
+        if let Some(ended) = self.until.map(|until| until + config.longest)
+            && ended <= now
+        {
+            self.until = None;
+            self.window = Window::new(now);
+            self.recovered_at = Some(ended);
+        }
+    }
+
     /// Records a failure. If it starts or prolongs a quarantine, returns the length of that and how many earlier failures led to it.
     fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<(Duration, u32)> {
         let is_probe = self.until.is_some();
@@ -291,11 +304,13 @@ impl AccountState {
 impl State {
     /// Returns the state of the account with this name. Only existing accounts are asked for, so strangers cannot make the map
     /// grow.
-    fn account(&mut self, name: &str, now: Instant) -> &mut AccountState {
+    fn account(&mut self, name: &str, config: &QuarantineConfig, now: Instant) -> &mut AccountState {
         if !self.accounts.contains_key(name) {
             self.accounts.insert(name.to_owned(), AccountState::new(now));
         }
-        self.accounts.get_mut(name).expect("put there just above")
+        let account = self.accounts.get_mut(name).expect("put there just above");
+        account.lapse(config, now);
+        account
     }
 
     /// Records a failure of a delivery from any sender. Returns whether it puts the plugin in doubt.
@@ -327,13 +342,17 @@ impl Quarantine {
 
     /// Returns how a delivery of this account may be let through, or how much longer the account's deliveries are turned away.
     pub(crate) fn enter(&self, account: &str, now: Instant) -> Result<Entry, Duration> {
-        let state = self.state();
-        let account = state.accounts.get(account);
-        let in_quarantine = account.and_then(|account| Some((account, account.until?)));
+        let mut state = self.state();
+        let is_in_doubt = is_ahead(state.doubted_until, now);
+        let account = state.accounts.get_mut(account);
+        let in_quarantine = account.and_then(|account| {
+            account.lapse(&self.config, now);
+            Some((account.until?, &account.probe))
+        });
         match in_quarantine {
-            Some((_, until)) if now < until => Err(until - now),
-            _ if is_ahead(state.doubted_until, now) => Ok(Entry::Alone),
-            Some((account, _)) => Ok(Entry::AloneOfAccount(account.probe.clone())),
+            Some((until, _)) if now < until => Err(until - now),
+            _ if is_in_doubt => Ok(Entry::Alone),
+            Some((_, probe)) => Ok(Entry::AloneOfAccount(probe.clone())),
             None => Ok(Entry::Beside),
         }
     }
@@ -341,7 +360,7 @@ impl Quarantine {
     /// Records that a delivery of this account whose proofs had held broke this limit.
     pub(crate) fn failed(&self, account: &str, limit: Limit, now: Instant) -> Option<Consequence> {
         let mut state = self.state();
-        let of = state.account(account, now);
+        let of = state.account(account, &self.config, now);
         // A delivery that was let through before the quarantine and finishes only now says nothing new.
         if is_ahead(of.until, now) {
             return None;
@@ -366,7 +385,7 @@ impl Quarantine {
     /// doubt.
     pub(crate) fn completed(&self, account: &str, now: Instant) -> bool {
         let mut state = self.state();
-        let of = state.account(account, now);
+        let of = state.account(account, &self.config, now);
         if is_ahead(of.until, now) {
             return false;
         }
@@ -383,11 +402,12 @@ impl Quarantine {
 
     /// Returns why the plugin does not serve all its deliveries normally; `None` while it does.
     pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
-        let state = self.state();
+        let mut state = self.state();
         let accounts: Vec<QuarantinedAccount> = state
             .accounts
-            .iter()
+            .iter_mut()
             .filter_map(|(name, account)| {
+                account.lapse(&self.config, now);
                 Some(QuarantinedAccount {
                     account: name.clone(),
                     remaining: account.until?.saturating_duration_since(now),
@@ -526,6 +546,26 @@ mod tests {
             quarantine.failed(US, Limit::Trap, probe + seconds(20)),
             quarantined(40)
         );
+    }
+
+    #[test]
+    fn a_quarantine_whose_sender_has_given_up_is_over() {
+        let now = Instant::now();
+        let quarantine = broken(now);
+        let lapsed = now + seconds(10 + 300);
+        let before = lapsed - Duration::from_millis(1);
+        assert_eq!(enter(&quarantine, before), Ok("alone of its account"));
+        assert!(quarantine.trouble(before).is_some());
+        assert_eq!(quarantine.trouble(lapsed), None);
+        assert_eq!(enter(&quarantine, lapsed), Ok("beside"));
+        // It has not shown that it works again: failures soon after start a longer one.
+        for _ in 0..4 {
+            assert_eq!(quarantine.failed(US, Limit::Trap, lapsed), None);
+        }
+        assert_eq!(quarantine.failed(US, Limit::Trap, lapsed), quarantined(20));
+
+        let quarantine = broken(now);
+        assert!(!quarantine.completed(US, lapsed), "nothing was left to end");
     }
 
     #[test]
