@@ -13,7 +13,9 @@ use serde::Deserialize;
 
 use crate::{
     accounts::{Accounts, InvalidAccount, RawAccounts},
-    plugin::{PluginsConfig, PluginsConfigError, RawPluginsConfig},
+    plugin::{
+        DEFAULT_MAX_CONCURRENT_DELIVERIES, PluginsConfig, PluginsConfigError, RawPluginsConfig, waiting_of,
+    },
     seal::{SealKeyError, Sealer},
 };
 
@@ -142,6 +144,14 @@ impl HostConfig {
             number("host", key, value.unwrap_or(default), range).map(Duration::from_millis)
         };
         let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
+        let max_concurrent_deliveries = count(
+            "max_concurrent_deliveries",
+            raw.max_concurrent_deliveries,
+            DEFAULT_MAX_CONCURRENT_DELIVERIES,
+            1..=100_000,
+        )?;
+        let mut plugins = PluginsConfig::try_new(raw.plugins, data_folder)?;
+        plugins.limits.waiting = waiting_of(max_concurrent_deliveries);
         Ok(Self {
             listen,
             max_body_bytes: count(
@@ -152,12 +162,7 @@ impl HostConfig {
             )?,
             request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, PATIENCE_MS)?,
             body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, PATIENCE_MS)?,
-            max_concurrent_deliveries: count(
-                "max_concurrent_deliveries",
-                raw.max_concurrent_deliveries,
-                1024,
-                1..=100_000,
-            )?,
+            max_concurrent_deliveries,
             limits: Limits {
                 max_connections: count("max_connections", raw.max_connections, 4096, 1..=100_000)?,
                 drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, DRAIN_MS)?,
@@ -178,7 +183,7 @@ impl HostConfig {
             seal_key_path: data_folder.join("seal.key"),
             recordings_folder: data_folder.join("recordings"),
             accounts: Accounts::try_new(accounts, raw.allow_unsigned_by_default)?,
-            plugins: PluginsConfig::try_new(raw.plugins, data_folder)?,
+            plugins,
         })
     }
 
@@ -204,6 +209,7 @@ const DRAIN_MS: RangeInclusive<u64> = 0..=25_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin;
 
     fn config(toml: &str) -> Result<HostConfig, InvalidConfig> {
         HostConfig::try_new(
@@ -220,6 +226,15 @@ mod tests {
         assert_eq!(config.max_body_bytes, 5 * 1024 * 1024);
         assert!(config.allow_mock_events);
         assert_eq!(config.seal_key_path, Path::new("data/seal.key"));
+    }
+
+    #[test]
+    fn a_quarter_of_the_deliveries_may_wait_for_one_plugin() {
+        assert_eq!(config("").unwrap().plugins.limits, plugin::Limits::default());
+        for (all, waiting) in [(1, 1), (10, 3), (100_000, 25_000)] {
+            let config = config(&format!("max_concurrent_deliveries = {all}")).unwrap();
+            assert_eq!(config.plugins.limits.waiting, waiting);
+        }
     }
 
     #[test]

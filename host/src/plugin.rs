@@ -46,6 +46,7 @@ use std::{path::Path, sync::Arc};
 
 use tokio::task::{self, AbortHandle};
 
+pub(crate) use self::limits::{DEFAULT_MAX_CONCURRENT_DELIVERIES, waiting_of};
 pub use self::{
     bindings::types,
     config::{PluginsConfig, PluginsConfigError, RawPluginsConfig},

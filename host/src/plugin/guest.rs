@@ -152,7 +152,8 @@ impl Plugin {
             }
         };
         let waiting = Waiting::enter(&self.waiting);
-        if waiting.ahead >= self.limits.concurrency * WAITING_PER_SLOT {
+        let most = (self.limits.concurrency * WAITING_PER_SLOT).min(self.limits.waiting);
+        if waiting.ahead >= most {
             return Err(self.busy());
         }
         let of_plugin = Arc::clone(&self.slots).acquire_many_owned(count).await;

@@ -32,6 +32,8 @@ pub struct Limits {
     pub concurrency: usize,
     /// Deliveries of all plugins in flight at once.
     pub total_concurrency: usize,
+    /// Deliveries of one plugin that may wait for a slot at once, however many slots it has.
+    pub waiting: usize,
     /// How long a delivery may wait for a slot.
     pub queue_wait: Duration,
     /// Size of a plugin file.
@@ -46,6 +48,18 @@ pub struct Limits {
 
 /// Maximum of the limits on deliveries in flight: Tokio starts at most so many blocking threads.
 const MAX_CONCURRENCY: usize = 512;
+
+/// Default number of deliveries that the host has in progress at once.
+pub(crate) const DEFAULT_MAX_CONCURRENT_DELIVERIES: usize = 1024;
+
+/// Number of plugins whose waiting deliveries together are all that the host may have in progress, so that a single one that
+/// stalls leaves places for the others.
+const PLUGINS_WAITING: usize = 4;
+
+/// Returns how many deliveries may wait for a slot of one plugin in a host that may have this many in progress.
+pub(crate) fn waiting_of(max_concurrent_deliveries: usize) -> usize {
+    max_concurrent_deliveries.div_ceil(PLUGINS_WAITING)
+}
 
 impl Default for Limits {
     fn default() -> Self {
@@ -81,6 +95,7 @@ impl Limits {
             concurrency,
             // Eight plugins at their limit together. Each delivery may take `memory_bytes`, so this bounds the host too.
             total_concurrency: (8 * concurrency).min(MAX_CONCURRENCY),
+            waiting: waiting_of(DEFAULT_MAX_CONCURRENT_DELIVERIES),
             // Longer than a burst takes to drain at a few thousand deliveries a second, too short for a provider to notice.
             queue_wait: Duration::from_millis(250),
             // JavaScript components have 12 MB, Python's 18 MB.
@@ -180,6 +195,7 @@ impl TryFrom<RawLimits> for Limits {
                 default.total_concurrency,
                 1..=MAX_CONCURRENCY,
             )?,
+            waiting: default.waiting,
             queue_wait: Duration::from_millis(within(
                 "queue_wait_ms",
                 raw.queue_wait_ms,

@@ -29,6 +29,7 @@ fn defaults_are_those_of_the_code() {
         events,
         concurrency,
         total_concurrency,
+        waiting,
         queue_wait,
         file_bytes,
         compile_time,
@@ -69,6 +70,7 @@ fn defaults_are_those_of_the_code() {
     let at_most = 512;
     let expected = ((2 * cores).min(at_most), (16 * cores).min(at_most));
     assert_eq!((concurrency, total_concurrency), expected);
+    assert_eq!(waiting, host.max_concurrent_deliveries / 4);
     code.insert("concurrency", format!("twice the cores, at most {at_most}"));
     code.insert(
         "total_concurrency",

@@ -262,6 +262,27 @@ async fn turns_are_limited_and_the_wait_is_bounded() {
 }
 
 #[tokio::test]
+async fn no_more_deliveries_wait_for_a_plugin_than_its_share_of_the_host() {
+    let world = World::configured(&[("acme.wasm", guest("acme").build())], |config| {
+        config.limits.concurrency = 1;
+        config.limits.waiting = 2;
+        config.limits.queue_wait = Duration::from_secs(60);
+    })
+    .await;
+    let plugin = world.plugin("acme");
+    let held = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    let mut first = std::pin::pin!(plugin.instantiate(DEFAULT_ACCOUNT));
+    let mut second = std::pin::pin!(plugin.instantiate(DEFAULT_ACCOUNT));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert!(second.as_mut().now_or_never().is_none());
+    let error = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err();
+    assert_eq!(error.limit(), Some("concurrency"));
+    drop(held);
+    drop(first.await.unwrap());
+    second.await.unwrap();
+}
+
+#[tokio::test]
 async fn one_plugin_does_not_take_the_turns_of_another() {
     let files = [
         ("acme.wasm", guest("acme").build()),
