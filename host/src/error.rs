@@ -44,6 +44,9 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
+    /// The code of a panic: each is counted when it is answered.
+    pub(crate) const PANICKED: &str = "internal_error";
+
     /// Creates an error with a stable code and a sentence that says what is wrong and what to do.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -122,7 +125,7 @@ impl ApiError {
 
     pub(crate) fn panicked() -> Self {
         let message = "an internal error occurred; the log has the details under the request id";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Self::PANICKED, message)
     }
 }
 

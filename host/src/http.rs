@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, get, on, post},
 };
-use listener::{Access, Callers, LogRates, RequestTrace, SharedReadiness, Unanswered, guard};
+use listener::{Access, Callers, ErrorNote, LogRates, RequestTrace, SharedReadiness, Unanswered, guard};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -138,14 +138,17 @@ async fn surround(State(app): State<App>, mut request: Request, next: Next) -> R
     request.extensions_mut().insert(Began(Instant::now()));
     let unanswered = |why| match why {
         Unanswered::TimedOut => ApiError::timed_out().into_response(),
-        Unanswered::Panicked => {
-            app.intake.metrics.panics.inc();
-            ApiError::panicked().into_response()
-        }
+        Unanswered::Panicked => ApiError::panicked().into_response(),
     };
     let response = guard(request, next, app.request_timeout, &app.server_errors, unanswered)
         .instrument(trace.span().clone())
         .await;
+    // Wherever it was caught: in the handler, or on the threads of plugins and of decompression.
+    if let Some(ErrorNote { code, .. }) = response.extensions().get()
+        && *code == ApiError::PANICKED
+    {
+        app.intake.metrics.panics.inc();
+    }
     trace.answered(response.status());
     response
 }

@@ -115,7 +115,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_panics",
-            "Panics caught while handling requests",
+            "Panics caught while handling requests, also on the threads of plugins and of decompression",
             metrics.panics.clone(),
         );
         metrics

@@ -343,6 +343,12 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
 }
 
 fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
+    if matches!(error, PluginError::Panicked { .. }) {
+        // The provider sends it again.
+        let mut error = ApiError::panicked();
+        error.status = unavailable;
+        return error.retry_after(RETRY_AFTER_SECONDS);
+    }
     // Only the code tells whose fault it is: for the provider both are temporary.
     let code = match error.fault() {
         Fault::Guest => "plugin_trapped",
@@ -432,6 +438,20 @@ mod tests {
         let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-type", "x-latin"]);
         assert_eq!(response.headers()["x-latin"].as_bytes(), [0xe9]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_with_the_status_of_a_passing_failure() {
+        let panicked = tokio::spawn(async { panic!("as a test") });
+        let error = PluginError::Panicked {
+            plugin: "acme@1.0.0".to_owned(),
+            source: panicked.await.unwrap_err(),
+        };
+        let answer = plugin_failure(&error, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            (answer.status, answer.code),
+            (StatusCode::TOO_MANY_REQUESTS, ApiError::PANICKED)
+        );
     }
 
     #[test]

@@ -139,6 +139,15 @@ pub enum PluginError {
         #[source]
         source: io::Error,
     },
+    /// The host panicked in a delivery for the plugin: a bug of the host.
+    #[error("the host panicked in a delivery for plugin `{plugin}`")]
+    Panicked {
+        /// `slug@version`.
+        plugin: String,
+        /// The panic.
+        #[source]
+        source: tokio::task::JoinError,
+    },
     /// The host failed.
     #[error("plugin runtime: {what}")]
     Host {
@@ -159,7 +168,11 @@ impl PluginError {
             Self::Busy { .. } => Limit::Concurrency,
             Self::Quarantined { .. } => Limit::Quarantined,
             Self::Load(LoadError::Describe { source, .. }) => return source.limit(),
-            Self::Load(_) | Self::Lock(_) | Self::Folder { .. } | Self::Host { .. } => return None,
+            Self::Load(_)
+            | Self::Lock(_)
+            | Self::Folder { .. }
+            | Self::Panicked { .. }
+            | Self::Host { .. } => return None,
         };
         Some(limit.code())
     }
@@ -173,6 +186,7 @@ impl PluginError {
             | Self::Quarantined { .. }
             | Self::Lock(_)
             | Self::Folder { .. }
+            | Self::Panicked { .. }
             | Self::Host { .. } => Fault::Host,
         }
     }
@@ -183,9 +197,12 @@ impl PluginError {
             Self::Quarantined { retry_after, .. } => Some(*retry_after),
             // Both conditions end as soon as the deliveries in flight have finished.
             Self::Busy { .. } | Self::WallClock { .. } => Some(Duration::from_secs(1)),
-            Self::Guest { .. } | Self::Load(_) | Self::Lock(_) | Self::Folder { .. } | Self::Host { .. } => {
-                None
-            }
+            Self::Guest { .. }
+            | Self::Load(_)
+            | Self::Lock(_)
+            | Self::Folder { .. }
+            | Self::Panicked { .. }
+            | Self::Host { .. } => None,
         }
     }
 

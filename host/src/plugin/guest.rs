@@ -324,7 +324,11 @@ impl Guest {
         let calls = calls(self, deadline).in_current_span();
         match time::timeout_at(deadline.into(), plugin.lane.run(calls, deadline)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error).into()),
+            Ok(Err(error)) => Err(PluginError::Panicked {
+                plugin: plugin.tag.clone(),
+                source: error,
+            }
+            .into()),
             Err(_) => Err(PluginError::WallClock {
                 plugin: plugin.tag.clone(),
                 waited: limit,

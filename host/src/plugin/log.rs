@@ -84,6 +84,7 @@ impl PluginLog {
             PluginError::Load(_)
             | PluginError::Lock(_)
             | PluginError::Folder { .. }
+            | PluginError::Panicked { .. }
             | PluginError::Host { .. } => event::chain(error),
         };
         let Some(left_out) = self.failures.admit() else {
