@@ -505,8 +505,9 @@ pub(crate) fn fault(
             };
         }
         (exceeded.limit, exceeded.detail.clone())
-    } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
-        return PluginError::Busy { plugin };
+    } else if let Some(full) = error.downcast_ref::<PoolConcurrencyLimitError>() {
+        // Whoever has a slot has a place in the pool.
+        return PluginError::host("the pool of instances is full", full.to_string());
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         (of_trap(*trap), trap.to_string())
     } else {
