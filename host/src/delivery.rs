@@ -126,7 +126,7 @@ impl Delivery<Unverified> {
         };
         let verified = Delivery {
             request,
-            guest: plugin.instantiate(account.name()).await?,
+            guest: plugin.instantiate_again(account.name()).await?,
             state: Verified(trust),
         };
         verified.normalize().await

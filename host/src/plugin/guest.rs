@@ -89,8 +89,15 @@ impl Plugin {
     /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is created by the first
     /// call, off the caller's thread, because creating it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
-        let slots = self.slots(account).await?;
+        let guest = self.instantiate_again(account).await?;
         self.stats.deliveries.inc();
+        Ok(guest)
+    }
+
+    /// [`Plugin::instantiate`] for a delivery that has been counted already: its proofs had to wait for a certificate, and it comes
+    /// back.
+    pub(crate) async fn instantiate_again(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
+        let slots = self.slots(account).await?;
         Ok(Guest {
             plugin: Arc::clone(self),
             account: account.to_owned(),

@@ -110,7 +110,7 @@ impl PluginMetrics {
         let plugin = registry.sub_registry_with_prefix("sendflowr_plugin");
         plugin.register(
             "deliveries",
-            "Deliveries handed to the plugin",
+            "Deliveries handed to the plugin; one that waits for a certificate in between counts once",
             families.deliveries.clone(),
         );
         plugin.register("events", "Events returned by the plugin", families.events.clone());
@@ -147,13 +147,13 @@ impl PluginMetrics {
         );
         plugin.register_with_unit(
             "call_duration",
-            "Time that a delivery spends in the plugin, all calls together",
+            "Time that a delivery spends in the plugin, all calls together; before and after a wait for a certificate each by itself",
             Unit::Seconds,
             families.call.clone(),
         );
         plugin.register_with_unit(
             "queue_wait",
-            "Time that a delivery waits for a slot",
+            "Time that a delivery waits for a slot; it does again after a wait for a certificate",
             Unit::Seconds,
             families.queue.clone(),
         );

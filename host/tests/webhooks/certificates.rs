@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sendflowr_host::{
-    Account, Delivery, FetchAddress, Unverified,
+    Account, Delivery, DeliveryError, FetchAddress, Unverified,
     plugin::{
-        Plugin,
+        Plugin, PluginError,
         types::{Outcome, Request},
     },
     proof::{Certificate, CertificateSource, Refusal},
@@ -86,6 +86,16 @@ impl CertificateSource for Later {
     }
 }
 
+/// Has a bug.
+struct Broken;
+
+#[async_trait]
+impl CertificateSource for Broken {
+    async fn certificate(&self, _: &FetchAddress) -> Result<Arc<Certificate>, Refusal> {
+        panic!("as a test");
+    }
+}
+
 fn account() -> Arc<Account> {
     Arc::new(Account::new("acme", "default", [], false))
 }
@@ -134,4 +144,29 @@ async fn a_call_that_has_computed_long_can_wait_for_a_certificate_too() {
     let outcome = tokio::time::timeout(Duration::from_secs(10), read).await;
     let outcome = outcome.expect("the certificate comes").unwrap();
     assert!(matches!(outcome, Outcome::Events(batch) if batch.events.len() == 1));
+}
+
+#[tokio::test]
+async fn a_panic_on_the_thread_of_a_plugin_is_not_taken_for_a_busy_plugin() {
+    let host = Host::start(&[signed_by_certificate("")], "", "").await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), Arc::new(Broken));
+    let read = delivery(&plugin, &account).await.read(&plugin, &certificates);
+    let error = read.await.unwrap_err();
+    assert!(
+        matches!(error, DeliveryError::Plugin(PluginError::Panicked { .. })),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_delivery_that_comes_back_with_its_certificate_is_counted_once() {
+    let host = Host::start(&[signed_by_certificate("")], "", "").await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), Arc::new(Later));
+    let read = delivery(&plugin, &account).await.read(&plugin, &certificates);
+    read.await.unwrap();
+    let metrics = host.get("/metrics").await.text;
+    let counted = "sendflowr_plugin_deliveries_total{plugin=\"acme\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
 }
