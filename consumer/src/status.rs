@@ -26,7 +26,6 @@ struct Status {
     dependencies: Dependencies,
     registry: Arc<Mutex<Registry>>,
     readiness: SharedReadiness,
-    shutdown: CancellationToken,
 }
 
 /// Serves `/health`, `/ready` and `/metrics` on `listener` until `shutdown`.
@@ -45,7 +44,6 @@ pub async fn serve_status(
         dependencies,
         registry,
         readiness: SharedReadiness::default(),
-        shutdown: shutdown.clone(),
     };
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -85,9 +83,6 @@ async fn health() -> Json<Value> {
 
 /// Reports whether events can be moved from the bus into the event store.
 async fn ready(State(status): State<Status>) -> Readiness {
-    if status.shutdown.is_cancelled() {
-        return Readiness::stopping();
-    }
     let dependencies = status.dependencies;
     let health = dependencies.metrics.health();
     let [bus_trouble, events_trouble] =

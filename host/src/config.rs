@@ -41,8 +41,11 @@ pub struct RawHostConfig {
     pub request_timeout_ms: Option<u64>,
     /// Milliseconds within which a body must have arrived. 100 to 120,000, default 10,000.
     pub body_timeout_ms: Option<u64>,
-    /// Milliseconds that open requests have to finish after the signal to stop. 0 to 25,000, default 20,000: the
-    /// process ends 30 s after the signal, whatever is still open.
+    /// Milliseconds after the signal to stop in which deliveries are still taken while `/ready` answers 503, so that a load balancer
+    /// sends the next ones elsewhere. 0 to 25,000, together with `drain_timeout_ms`. Default 0: the listener is closed at once.
+    pub stop_delay_ms: Option<u64>,
+    /// Milliseconds that open requests have to finish after that. 0 to 25,000, default 20,000: the process ends 30 s after the
+    /// signal, whatever is still open.
     pub drain_timeout_ms: Option<u64>,
     /// Deliveries that may be in progress at once; further ones get a 503. 1 to 100,000, default 1,024, of which only a
     /// few are being processed at any time and the rest wait for the same flush.
@@ -150,6 +153,9 @@ impl HostConfig {
             DEFAULT_MAX_CONCURRENT_DELIVERIES,
             1..=100_000,
         )?;
+        let drain_timeout = millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, STOP_MS)?;
+        let left_of_stop = Limits::LONGEST_STOP - drain_timeout;
+        let delays = 0..=u64::try_from(left_of_stop.as_millis()).unwrap_or(u64::MAX);
         let mut plugins = PluginsConfig::try_new(raw.plugins, data_folder)?;
         plugins.limits.waiting = waiting_of(max_concurrent_deliveries);
         Ok(Self {
@@ -165,7 +171,8 @@ impl HostConfig {
             max_concurrent_deliveries,
             limits: Limits {
                 max_connections: count("max_connections", raw.max_connections, 4096, 1..=100_000)?,
-                drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, DRAIN_MS)?,
+                stop_delay: millis("stop_delay_ms", raw.stop_delay_ms, 0, delays)?,
+                drain_timeout,
             },
             access: Access::try_new(
                 "host",
@@ -202,9 +209,8 @@ impl HostConfig {
 /// From a few round trips to two minutes, which is longer than any provider waits.
 const PATIENCE_MS: RangeInclusive<u64> = 100..=120_000;
 
-/// Every role ends within 30 s of the signal. The time that open requests leave of it is for the engines, which commit
-/// what is queued.
-const DRAIN_MS: RangeInclusive<u64> = 0..=25_000;
+/// Up to [`Limits::LONGEST_STOP`].
+const STOP_MS: RangeInclusive<u64> = 0..=25_000;
 
 #[cfg(test)]
 mod tests {
@@ -263,6 +269,11 @@ mod tests {
             error("drain_timeout_ms = 30000"),
             "`host.drain_timeout_ms` is 30000, it must be between 0 and 25000"
         );
+        assert_eq!(
+            error("stop_delay_ms = 6000"),
+            "`host.stop_delay_ms` is 6000, it must be between 0 and 5000"
+        );
+        assert!(config("stop_delay_ms = 15000\ndrain_timeout_ms = 10000").is_ok());
         assert!(toml::from_str::<RawHostConfig>("listne = 'x'").is_err());
     }
 

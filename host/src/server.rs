@@ -70,7 +70,8 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens the plugins and everything else except the listener. From `shutdown` on, `/ready` reports that the host is stopping.
+    /// Opens the plugins and everything else except the listener. From `shutdown` on, as long as anything is served, `/ready` reports
+    /// that the host is stopping.
     ///
     /// # Errors
     /// [`HostError`] when plugins cannot be run at all or the key of the dead letters is not usable. A single bad

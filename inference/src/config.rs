@@ -54,6 +54,9 @@ pub struct RawInferenceConfig {
     pub max_body_bytes: Option<usize>,
     /// Milliseconds after which a request times out. 100 to 600,000, default 10,000.
     pub request_timeout_ms: Option<u64>,
+    /// Milliseconds after the signal to stop in which questions are still answered while `/ready` answers 503, so that a load
+    /// balancer sends the next ones elsewhere. 0 to 5,000. Default 0: the listener is closed at once.
+    pub stop_delay_ms: Option<u64>,
     /// Explanations that may wait to be stored before decisions have to wait. 1 to 1,000,000, default 4,096.
     pub explanation_queue: Option<usize>,
     /// `[inference.capacity_per_minute]`: how many mails a provider takes per minute, by its slug (`sendgrid = 6000`), 1 to
@@ -177,6 +180,8 @@ const CURVE_CACHE_ENTRIES: RangeInclusive<usize> = 1..=100_000;
 const BODY_BYTES: RangeInclusive<usize> = 1_024..=64 * 1024 * 1024;
 /// From the time of a few round trips to longer than any caller waits.
 const REQUEST_TIMEOUT_MS: RangeInclusive<u64> = 100..=600_000;
+/// What the time of open requests leaves of `Limits::LONGEST_STOP`.
+const STOP_DELAY_MS: RangeInclusive<u64> = 0..=5_000;
 const EXPLANATION_QUEUE: RangeInclusive<usize> = 1..=1_000_000;
 /// Checks a count of `[inference]`.
 fn count(
@@ -240,7 +245,10 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
                 raw.allow_anonymous,
             )?,
             tls: TlsConfig::try_new("inference", raw.tls)?,
-            limits: Limits::default(),
+            limits: Limits {
+                stop_delay: millis("stop_delay_ms", raw.stop_delay_ms, 0, STOP_DELAY_MS)?,
+                ..Limits::default()
+            },
             model_folder: raw.model_folder,
             refit_interval: seconds(
                 "refit_interval_seconds",

@@ -41,22 +41,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Maximum number of open connections; more wait to be accepted. Lowered if the process may not open that many files.
     pub max_connections: usize,
-    /// Time that open requests have to finish after the signal to stop.
+    /// Time after the signal to stop in which everything is still served. Whoever passes requests on learns from `/ready` that the
+    /// process is stopping, and meets no closed door meanwhile.
+    pub stop_delay: Duration,
+    /// Time that open requests have to finish after that.
     pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
-    /// 4,096 connections, some 100 MB when all are busy, and 20 seconds, less than orchestrators wait before they kill a process.
+    /// 4,096 connections, some 100 MB when all are busy; no delay, since only a load balancer has a use for it; and 20 seconds, less
+    /// than orchestrators wait before they kill a process.
     fn default() -> Self {
         Self {
             max_connections: 4_096,
+            stop_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(20),
         }
     }
 }
 
-/// Serves `router` on `listener`, over TLS if `tls` is given, until `shutdown`; then lets open requests finish within
-/// [`Limits::drain_timeout`] and closes the remaining connections.
+impl Limits {
+    /// Longest [`Limits::stop_delay`] and [`Limits::drain_timeout`] together. Every role ends within 30 s of the signal; the rest of that
+    /// is for the engines, which commit what is queued.
+    pub const LONGEST_STOP: Duration = Duration::from_secs(25);
+}
+
+/// Serves `router` on `listener`, over TLS if `tls` is given, until `shutdown` and for [`Limits::stop_delay`] more; then lets open
+/// requests finish within [`Limits::drain_timeout`] and closes the remaining connections.
 ///
 /// # Errors
 /// If the certificate cannot be used at the start; `shutdown` is then cancelled.
@@ -83,13 +94,21 @@ pub async fn serve(
     let connections = Arc::new(Semaphore::new(descriptors::affordable(limits.max_connections)));
     let open = TaskTracker::new();
     let give_up = CancellationToken::new();
-    while let Some((stream, permit)) = shutdown
-        .run_until_cancelled(accept(&listener, &connections))
-        .await
-    {
+    let stops = CancellationToken::new();
+    let mut stopping = pin!(async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(limits.stop_delay).await;
+        stops.cancel();
+    });
+    loop {
+        let (stream, permit) = tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
         let connection = Connection {
             router: router.clone(),
-            shutdown: shutdown.clone(),
+            stops: stops.clone(),
             give_up: give_up.clone(),
         };
         let acceptor = acceptor.clone();
@@ -145,7 +164,7 @@ async fn patiently<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut(
 
 struct Connection {
     router: Router,
-    shutdown: CancellationToken,
+    stops: CancellationToken,
     give_up: CancellationToken,
 }
 
@@ -157,14 +176,14 @@ impl Connection {
         let Some(acceptor) = acceptor else {
             let mut byte = [0];
             let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut byte));
-            if let Some(Ok(_)) = self.shutdown.run_until_cancelled(first).await {
+            if let Some(Ok(_)) = self.stops.run_until_cancelled(first).await {
                 self.serve(ReadByItsClient::new(stream)).await;
             }
             return;
         };
         let handshake =
             tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadByItsClient::new(stream)));
-        match self.shutdown.run_until_cancelled(handshake).await {
+        match self.stops.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => self.serve(stream).await,
             // Scanners and clients with plain HTTP: not an error of this side.
             Some(Ok(Err(error))) => tracing::debug!(error = %error, "a TLS handshake failed: {error}"),
@@ -183,7 +202,7 @@ impl Connection {
         // Errors on a connection (resets, broken requests) are the client's, and hyper answers them.
         tokio::select! {
             _ = connection.as_mut() => return,
-            () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = self.stops.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             _ = connection => {}
@@ -300,6 +319,31 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(rest.len() < LONG_ANSWER_BYTES / 2, "{}", rest.len());
         served.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_with_a_delay_closes_no_door_before_its_time() {
+        let limits = Limits {
+            stop_delay: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let router = Router::new().route("/short", get(|| async { "short" }));
+        let served = Served::start(router, None, limits).await;
+        let mut kept = served.connect().await;
+        served.shutdown.cancel();
+        let began = tokio::time::Instant::now();
+        let mut new = served.connect().await;
+        for stream in [&mut kept, &mut new] {
+            stream.write_all(get_request("/short").as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+        }
+        kept.read_to_end(&mut Vec::new()).await.unwrap();
+        let closed = began.elapsed();
+        assert!(closed >= limits.stop_delay, "{closed:?}");
+        served.task.await.unwrap().unwrap();
+        assert!(TcpStream::connect(served.address).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
