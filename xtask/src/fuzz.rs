@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         if OF_THE_SDK.contains(&target.as_str()) {
             command.arg("--no-default-features");
         }
-        command.arg(&target).arg(corpus).args(seeds(&target)).args([
+        command.arg(&target).arg(corpus).args(seeds(&target)?).args([
             "--".to_owned(),
             format!("-max_total_time={seconds}"),
             format!("-max_len={LONGEST_INPUT_BYTES}"),
@@ -96,13 +96,19 @@ fn targets() -> anyhow::Result<Vec<String>> {
 }
 
 /// Returns the folders of the target's seeds. The golden plugins are not stored twice.
-fn seeds(target: &str) -> Vec<String> {
-    match target {
-        "components" => ["1.0.0", "1.1.0"]
-            .map(|version| format!("tests/golden/{version}"))
-            .into(),
-        _ => vec![format!("fuzz/seeds/{target}")],
+fn seeds(target: &str) -> anyhow::Result<Vec<String>> {
+    if target != "components" {
+        return Ok(vec![format!("fuzz/seeds/{target}")]);
     }
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(root().join("tests/golden")).context("cannot read `tests/golden`")? {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            folders.push(format!("tests/golden/{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    folders.sort();
+    Ok(folders)
 }
 
 fn nightly(arguments: &[&str]) -> Command {
@@ -112,4 +118,20 @@ fn nightly(arguments: &[&str]) -> Command {
     let mut command = cargo_at(OsStr::new("cargo"), Workspace::Main, &all);
     command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_plugins_of_every_contract_are_seeds() {
+        let folders = seeds("components").unwrap();
+        for version in fs::read_dir(root().join("wit")).unwrap().flatten() {
+            let name = version.file_name().into_string().unwrap();
+            let is_seed = folders.contains(&format!("tests/golden/{name}"));
+            assert_eq!(is_seed, version.path().is_dir(), "{name}");
+        }
+        assert_eq!(seeds("json").unwrap(), ["fuzz/seeds/json"]);
+    }
 }

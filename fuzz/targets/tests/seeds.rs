@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use fuzz_targets::{
     TARGETS,
@@ -15,7 +18,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folders = match target {
         // The golden plugins, which are not stored a second time.
-        "components" => vec![root.join("tests/golden/1.0.0"), root.join("tests/golden/1.1.0")],
+        "components" => folders(&root.join("tests/golden")),
         _ => vec![root.join("fuzz/seeds").join(target)],
     };
     let mut paths = Vec::new();
@@ -26,6 +29,15 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.sort();
     assert!(paths.len() > 1, "`{target}` has no seeds");
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.retain(|path| path.is_dir());
+    paths
 }
 
 fn run(name: &str) {
