@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, process::Command};
 use anyhow::{Context, bail};
 
 use crate::{
-    process::{in_ci, root, run as run_command, say},
+    process::{in_ci, root, run as run_command, say, succeeds},
     setup,
 };
 
@@ -76,11 +76,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     if !mistakes.is_empty() {
         bail!("{}", mistakes.join("\n"));
     }
-    tool(
-        "docker-compose",
-        "docker-compose",
-        &["--file", "compose.yml", "config", "--quiet"],
-    )?;
+    docker_compose(&["--file", "compose.yml", "config", "--quiet"])?;
     tool(
         "promtool",
         "prometheus",
@@ -90,6 +86,19 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "promtool",
         "prometheus",
         &["test", "rules", "deploy/prometheus/alerts.test.yml"],
+    )
+}
+
+/// Runs Docker Compose: Docker's plugin, which people use, otherwise the program that was before it.
+fn docker_compose(arguments: &[&str]) -> anyhow::Result<()> {
+    if !succeeds(Command::new("docker").args(["compose", "version"])) {
+        return tool("docker-compose", "docker-compose", arguments);
+    }
+    run_command(
+        Command::new("docker")
+            .arg("compose")
+            .args(arguments)
+            .current_dir(root()),
     )
 }
 
