@@ -13,9 +13,6 @@ use super::{
 };
 use crate::process::{root, run as run_command};
 
-/// Keeps the servers apart from those that `docker compose up` runs in the same folder.
-const PROJECT: &str = "sendflowr-tests";
-
 /// Starts the servers and waits until they are healthy.
 pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
     let state = State {
@@ -78,8 +75,12 @@ pub(super) fn start(state: &State, service: Service) -> anyhow::Result<()> {
 /// Creates a `docker compose` command with the variables that `compose.yml` reads.
 fn compose(state: &State, arguments: &[&str]) -> Command {
     let mut command = Command::new("docker");
-    command.args(["compose", "--project-name", PROJECT, "--file", "compose.yml"]);
+    command.args(["compose", "--project-name", &project(state)]);
+    command.args(["--file", "compose.yml"]);
     command.args(arguments).current_dir(root());
+    // What is set here takes precedence over a developer's `.env`, which may open the servers to the network. Its limits of memory
+    // and processors count: they are those that the machine needs.
+    command.env("SENDFLOWR_SERVERS_ADDRESS", "127.0.0.1");
     command.env("SENDFLOWR_SECRETS", state.folder.join("secrets"));
     for running in &state.running {
         let (port, second) = port_variables(running.service);
@@ -91,6 +92,13 @@ fn compose(state: &State, arguments: &[&str]) -> Command {
     command
 }
 
+/// Returns the name of the project, that of the folder: it keeps the servers apart from those that `docker compose up` runs in the
+/// repository, and from those of another checkout.
+fn project(state: &State) -> String {
+    let name = state.folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// Returns the variables of `compose.yml` that set a server's ports on this machine: the one that the tests use, and a second one
 /// if the server publishes two.
 fn port_variables(service: Service) -> (&'static str, Option<&'static str>) {
@@ -99,5 +107,41 @@ fn port_variables(service: Service) -> (&'static str, Option<&'static str>) {
         Service::ClickHouse => ("CLICKHOUSE_HOST_PORT", Some("CLICKHOUSE_NATIVE_HOST_PORT")),
         Service::Postgres => ("POSTGRES_HOST_PORT", None),
         Service::Redis => ("REDIS_HOST_PORT", None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, path::PathBuf};
+
+    use super::*;
+
+    #[test]
+    fn each_start_has_a_project_of_its_own_that_only_this_machine_reaches() {
+        let state = State {
+            engine: Engine::Docker,
+            folder: PathBuf::from("/tmp/sendflowr-services-7"),
+            running: Vec::new(),
+        };
+        let command = compose(&state, &["up"]);
+        let arguments: Vec<&OsStr> = command.get_args().collect();
+        assert_eq!(
+            arguments,
+            [
+                "compose",
+                "--project-name",
+                "sendflowr-services-7",
+                "--file",
+                "compose.yml",
+                "up"
+            ]
+        );
+        let address = command
+            .get_envs()
+            .find(|(name, _)| *name == "SENDFLOWR_SERVERS_ADDRESS");
+        assert_eq!(
+            address.and_then(|(_, value)| value),
+            Some(OsStr::new("127.0.0.1"))
+        );
     }
 }
