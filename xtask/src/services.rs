@@ -22,7 +22,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use state::{Engine, State};
 
 use crate::process::{Workspace, in_ci, say, succeeds};
@@ -149,7 +149,7 @@ impl Servers {
     /// # Errors
     /// Returns an error if a server is not available; nothing is left behind in that case.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let is_up_already = State::read()?.is_some();
+        let is_up_already = started()?.is_some();
         let mut servers = Self {
             addresses: Vec::new(),
             guard: None,
@@ -236,13 +236,30 @@ fn up() -> anyhow::Result<State> {
     if wanted.is_empty() {
         return Ok(State::empty());
     }
-    if let Some(state) = State::read()? {
+    if let Some(state) = started()? {
         return complete(state, &wanted);
     }
     match engine()? {
         Engine::Docker => docker::up(&wanted),
         Engine::Native => native::up(&wanted),
     }
+}
+
+/// Returns the servers that were started here. Those whose folder is gone, as after a restart of the machine that empties its folder
+/// for temporary files, are forgotten: without their data they cannot be started again.
+fn started() -> anyhow::Result<Option<State>> {
+    let Some(state) = State::read()? else {
+        return Ok(None);
+    };
+    if state.folder.exists() {
+        return Ok(Some(state));
+    }
+    say(&format!(
+        "the data of the servers that were started before, in `{}`, is gone: forgetting them",
+        state.folder.display()
+    ));
+    down()?;
+    Ok(None)
 }
 
 /// Starts the servers of a known set that have stopped.
@@ -255,7 +272,11 @@ fn complete(state: State, wanted: &[Service]) -> anyhow::Result<State> {
             );
         };
         if !is_up(&state, running) {
-            start(*service)?;
+            start(*service).map_err(|error| {
+                anyhow!(
+                    "{error:#}\n`cargo xtask services down` forgets the servers; `up` then starts new ones"
+                )
+            })?;
         }
     }
     say("the servers are already running; `cargo xtask services down` stops them");
@@ -277,7 +298,7 @@ fn down() -> anyhow::Result<()> {
     };
     match state.engine {
         Engine::Docker => docker::down(&state)?,
-        Engine::Native => native::down(&state)?,
+        Engine::Native => native::down(&state),
     }
     // The data. The folder was created by `up`, inside the machine's folder for temporary files.
     if let Err(error) = fs::remove_dir_all(&state.folder)

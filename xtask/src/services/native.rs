@@ -99,6 +99,12 @@ fn start_all(state: &mut State) -> anyhow::Result<()> {
 /// Starts a server again.
 pub(super) fn start(mut state: State, service: Service) -> anyhow::Result<()> {
     let running = state.of(service).cloned().context("an unknown service")?;
+    if running.pid.is_none() {
+        bail!(
+            "`{}` was never started: the start of the servers was interrupted, or is not over yet",
+            service.name()
+        );
+    }
     if !is_alive(&state, &running) {
         let pid = spawn(service, &place(&state, &running))?;
         state.set_pid(service, pid)?;
@@ -110,15 +116,15 @@ pub(super) fn start(mut state: State, service: Service) -> anyhow::Result<()> {
 /// Stops a server; it keeps its port and its data.
 pub(super) fn stop(state: &State, service: Service, how: Stop) -> anyhow::Result<()> {
     let running = state.of(service).context("an unknown service")?;
-    end(state, running, how)
+    end(state, running, how);
+    Ok(())
 }
 
 /// Stops all servers.
-pub(super) fn down(state: &State) -> anyhow::Result<()> {
+pub(super) fn down(state: &State) {
     for running in &state.running {
-        end(state, running, Stop::Gracefully)?;
+        end(state, running, Stop::Gracefully);
     }
-    Ok(())
 }
 
 /// Checks whether a server's process is running. A process of another program that has got the same id since does not count: it
@@ -130,7 +136,11 @@ pub(super) fn is_alive(state: &State, running: &Running) -> bool {
 
 /// Checks whether there is a process with this id whose command line names the folder.
 fn works_on(pid: u32, data: &Path) -> bool {
-    command_line(pid).is_some_and(|line| line.contains(&*data.to_string_lossy()))
+    command_line(pid).is_some_and(|line| names(&line, data))
+}
+
+fn names(command_line: &str, data: &Path) -> bool {
+    command_line.contains(&*data.to_string_lossy())
 }
 
 /// Checks whether a server of this kind responds on the port and is ready for work.
@@ -179,7 +189,17 @@ fn spawn(service: Service, place: &Place) -> anyhow::Result<u32> {
         .with_context(|| format!("cannot start `{}`", service.name()))?;
     // For a moment after the fork, the new process still has this program's command line rather than the one by which it is
     // recognised.
+    let until = Instant::now() + READY_WITHIN;
     while !works_on(child.id(), &place.data) && child.try_wait()?.is_none() {
+        if Instant::now() > until {
+            // Nothing would find it again.
+            child.kill()?;
+            child.wait()?;
+            bail!(
+                "cannot see the command line of `{}`, by which its process is recognised",
+                service.name()
+            );
+        }
         sleep(LOOK_EVERY);
     }
     // The server outlives this program; a later command that reads the state stops it.
@@ -209,10 +229,7 @@ fn await_ready(state: &State, running: &Running) -> anyhow::Result<()> {
 }
 
 /// Stops a server's process and waits until it is gone.
-fn end(state: &State, running: &Running, how: Stop) -> anyhow::Result<()> {
-    let Some(pid) = running.pid.filter(|_| is_alive(state, running)) else {
-        return Ok(());
-    };
+fn end(state: &State, running: &Running, how: Stop) {
     let signal = match (running.service, how) {
         // PostgreSQL's other signals wait for its clients, or leave its child processes behind.
         (Service::Postgres, Stop::Gracefully) => "INT",
@@ -220,18 +237,32 @@ fn end(state: &State, running: &Running, how: Stop) -> anyhow::Result<()> {
         (_, Stop::Gracefully) => "TERM",
         (_, Stop::Kill) => "KILL",
     };
-    send(signal, pid);
     let until = Instant::now() + STOPPED_WITHIN;
-    while is_alive(state, running) {
+    let mut signalled = None;
+    while let Some(pid) = process(state, running) {
         if Instant::now() > until {
             say(&format!("{} does not stop; killing it", running.service.name()));
             send("KILL", pid);
             sleep(LOOK_EVERY);
             break;
         }
+        if signalled != Some(pid) {
+            send(signal, pid);
+            signalled = Some(pid);
+        }
         sleep(LOOK_EVERY);
     }
-    Ok(())
+}
+
+/// Returns the process of a server, also if this program was interrupted before it could record it: then it is whichever works on
+/// the server's data, perhaps still to prepare them.
+fn process(state: &State, running: &Running) -> Option<u32> {
+    if is_alive(state, running) {
+        return running.pid;
+    }
+    let data = place(state, running).data;
+    let found = processes().into_iter().find(|(_, line)| names(line, &data));
+    found.map(|(pid, _)| pid)
 }
 
 fn send(signal: &str, pid: u32) {
@@ -245,7 +276,28 @@ fn command_line(pid: u32) -> Option<String> {
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         return Some(String::from_utf8_lossy(&bytes).into_owned());
     }
-    output(Command::new("ps").args(["-p", &pid.to_string(), "-o", "command="]))
+    // `-ww`: not cut at the width of the terminal.
+    output(Command::new("ps").args(["-ww", "-p", &pid.to_string(), "-o", "command="]))
+}
+
+/// Returns the ids and command lines of all processes.
+fn processes() -> Vec<(u32, String)> {
+    if Path::new("/proc/self").exists() {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        return entries
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                Some((pid, command_line(pid)?))
+            })
+            .collect();
+    }
+    let text = output(Command::new("ps").args(["-A", "-ww", "-o", "pid=,command="])).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let (pid, line) = line.trim_start().split_once(' ')?;
+            Some((pid.parse().ok()?, line.to_owned()))
+        })
+        .collect()
 }
 
 /// Returns the end of a log: what a server says when it cannot start.
@@ -253,4 +305,39 @@ fn last_lines(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_not_recorded_is_stopped() {
+        let running = Running {
+            service: Service::Redis,
+            port: 1,
+            pid: None,
+            address: String::new(),
+        };
+        let state = State {
+            engine: Engine::Native,
+            folder: std::env::temp_dir().join(format!("sendflowr-not-recorded-{}", std::process::id())),
+            running: vec![running.clone()],
+        };
+        // Works, as far as anybody can see, on the server's data.
+        let mut server = Command::new("sh")
+            .args(["-c", "read line"])
+            .arg(place(&state, &running).data)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It has its command line a moment after it was started.
+        while !works_on(server.id(), &place(&state, &running).data) {
+            assert_eq!(server.try_wait().unwrap(), None);
+        }
+        end(&state, &running, Stop::Kill);
+        assert_eq!(server.wait().unwrap().signal(), Some(9));
+    }
 }
