@@ -19,8 +19,6 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::bail;
 
-use crate::services::Servers;
-
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
@@ -113,10 +111,16 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         "languages" => ways::compare_languages()?,
         "setup" => setup::run()?,
         "load" => match rest {
-            [] => up::load(&[], None)?,
-            [flag] if flag == "--servers" => up::load(&["--servers"], Some(&Servers::start()?))?,
-            [flag] if flag == "--batch" => up::load(&["--batch", A_MILLION], None)?,
-            [flag, lines] if flag == "--batch" => up::load(&["--batch", lines], None)?,
+            [] => up::load(&[])?,
+            [flag] if flag == "--servers" => up::load(&["--servers"])?,
+            [flag] if flag == "--batch" => up::load(&["--batch", A_MILLION])?,
+            [flag, lines] if flag == "--batch" => {
+                let is_number = lines.parse::<usize>().is_ok_and(|lines| lines > 0);
+                if !is_number {
+                    bail!("`--batch` takes a number of lines, not `{lines}`");
+                }
+                up::load(&["--batch", lines])?;
+            }
             _ => bail!("`load` takes no argument, `--servers` or `--batch [LINES]`"),
         },
         unknown => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),

@@ -32,18 +32,21 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     become_program(command.args(arguments))
 }
 
-/// Measures the release binary under the load that `what` selects, on these servers or on the embedded engines.
-pub(crate) fn load(what: &[&str], servers: Option<&Servers>) -> anyhow::Result<()> {
+/// Measures the release binary under the load that `what` selects, on servers or on the embedded engines.
+pub(crate) fn load(what: &[&str]) -> anyhow::Result<()> {
     let binary = build()?;
-    let mut arguments = vec!["bench", "--package", "integration-tests", "--bench", "load", "--"];
-    arguments.extend(what);
-    let mut command = compiling(Workspace::Main, &arguments);
+    let bench = ["bench", "--package", "integration-tests", "--bench", "load"];
+    run_command(compiling(Workspace::Main, &bench).arg("--no-run"))?;
+    // Only now: compiling takes minutes, and most of the memory of a small machine.
+    let servers = what.contains(&"--servers").then(Servers::start).transpose()?;
+    let mut command = compiling(Workspace::Main, &bench);
+    command.arg("--").args(what);
     command
         // The cost of a log line for every delivery is not to be measured.
         .env(LOG, "warn")
         .env("SENDFLOWR_BIN", binary)
         .env("SENDFLOWR_PLUGINS", plugins::folder());
-    if let Some(servers) = servers {
+    if let Some(servers) = &servers {
         command.envs(servers.environment().iter().cloned());
     }
     run_command(&mut command)
