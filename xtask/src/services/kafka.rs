@@ -6,8 +6,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::Context;
-
 use super::{folder, native::Place, ports};
 use crate::{
     process::{output, root, run as run_command, say},
@@ -17,24 +15,35 @@ use crate::{
 /// The oldest Java that the broker runs on.
 const JAVA: u32 = 17;
 
+/// The Debian package of that version.
+const JAVA_PACKAGE: &str = "openjdk-17-jre-headless";
+
+/// The Debian package of the release's own Java: a release has one version, or a few, and not always [`JAVA`].
+const DEFAULT_JAVA_PACKAGE: &str = "default-jre-headless";
+
+/// The goal that downloads the libraries. Without a version it would be the one that Maven's own defaults name.
+const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+
 /// The id of the cluster. Any id will do, because all data folders are new.
 const CLUSTER: &str = "c2VuZGZsb3dyLXRlc3RzIQ";
 
-/// Finds or installs Java, and downloads the libraries once.
-pub(super) fn install() -> anyhow::Result<()> {
+/// Returns the Debian packages that are needed and missing.
+pub(super) fn missing() -> Vec<&'static str> {
+    let mut missing = Vec::new();
     if java_version().is_none_or(|version| version < JAVA) {
-        setup::install(&["openjdk-17-jre-headless"])?;
+        missing.push(java_package());
     }
+    if !setup::is_fetched(&libraries(), &description()) && !setup::has_program("mvn") {
+        missing.push("maven");
+    }
+    missing
+}
+
+/// Finds the libraries, or downloads them.
+pub(super) fn download() -> anyhow::Result<()> {
     let description = description();
-    let wanted = fs::read_to_string(&description)
-        .with_context(|| format!("cannot read `{}`", description.display()))?;
-    // Written last, so that an interrupted download, or one of another version, is repeated.
-    let done = libraries().join("done");
-    if fs::read_to_string(&done).is_ok_and(|present| present == wanted) {
+    if setup::is_fetched(&libraries(), &description) {
         return Ok(());
-    }
-    if !setup::has_program("mvn") {
-        setup::install(&["maven"])?;
     }
     say("downloading Kafka, about 45 MB");
     if libraries().exists() {
@@ -44,10 +53,10 @@ pub(super) fn install() -> anyhow::Result<()> {
     maven
         .args(["--batch-mode", "--quiet", "-Dstyle.color=never", "--file"])
         .arg(&description);
-    maven.args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    maven.args([COPY, "-DincludeScope=runtime"]);
     maven.arg(format!("-DoutputDirectory={}", libraries().display()));
     run_command(&mut maven)?;
-    Ok(fs::write(done, wanted)?)
+    setup::set_fetched(&libraries(), &description)
 }
 
 /// Formats the storage and writes the configuration.
@@ -124,6 +133,26 @@ fn java_version() -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
+/// Returns the Debian package to install: the default one, unless it is known to be too old.
+fn java_package() -> &'static str {
+    let policy = output(
+        Command::new("apt-cache")
+            .args(["policy", DEFAULT_JAVA_PACKAGE])
+            .env("LC_ALL", "C"),
+    );
+    match policy.as_deref().and_then(candidate) {
+        Some(version) if version < JAVA => JAVA_PACKAGE,
+        _ => DEFAULT_JAVA_PACKAGE,
+    }
+}
+
+/// Reads the version of Java in what `apt-cache policy` says: `Candidate: 2:1.17-74` is 17.
+fn candidate(policy: &str) -> Option<u32> {
+    let (_, version) = policy.split_once("Candidate: 2:1.")?;
+    let end = version.find(|letter: char| !letter.is_ascii_digit())?;
+    version[..end].parse().ok()
+}
+
 fn configuration(place: &Place) -> PathBuf {
     place.data.join("server.properties")
 }
@@ -135,4 +164,25 @@ pub(super) fn libraries() -> PathBuf {
 /// Returns the file that names the libraries and their version.
 fn description() -> PathBuf {
     root().join("xtask/kafka/pom.xml")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_java_is_read_from_the_default_package() {
+        for (policy, version) in [
+            (
+                "default-jre-headless:\n  Installed: (none)\n  Candidate: 2:1.17-74\n  Version table:",
+                Some(17),
+            ),
+            ("  Candidate: 2:1.21-75+exp1\n", Some(21)),
+            ("  Candidate: 2:1.11-72build2\n", Some(11)),
+            ("  Candidate: (none)\n", None),
+            ("", None),
+        ] {
+            assert_eq!(candidate(policy), version, "{policy}");
+        }
+    }
 }

@@ -14,7 +14,10 @@ use super::{
     Service, Stop, clickhouse, kafka, logs, ports, postgres, redis,
     state::{Engine, Running, State},
 };
-use crate::process::{output, say, succeeds};
+use crate::{
+    process::{output, say, succeeds},
+    setup,
+};
 
 /// How long a server may take until it responds. The slowest, Kafka, needs 4 s on two idle cores; a busy machine takes ten times
 /// as long.
@@ -34,17 +37,37 @@ pub(super) struct Place {
     pub(super) port: u16,
 }
 
-/// Installs what is missing, prepares the data and starts the servers, all at once.
-pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
+/// Finds or installs what the servers consist of.
+pub(super) fn get(wanted: &[Service]) -> anyhow::Result<()> {
+    // All packages at once: whoever has to install them by hand need not try again for each, and knows before anything is
+    // downloaded.
+    let missing: Vec<&str> = wanted
+        .iter()
+        .flat_map(|service| match service {
+            Service::Kafka => kafka::missing(),
+            Service::ClickHouse => clickhouse::missing(),
+            Service::Postgres => postgres::missing(),
+            Service::Redis => redis::missing(),
+        })
+        .collect();
+    if !missing.is_empty() {
+        setup::install(&missing).context("programs that the servers need are missing")?;
+    }
     for service in wanted {
         match service {
-            Service::Kafka => kafka::install(),
-            Service::ClickHouse => clickhouse::install(),
-            Service::Postgres => postgres::install(),
-            Service::Redis => redis::install(),
+            Service::Kafka => kafka::download(),
+            Service::ClickHouse => clickhouse::download(),
+            // Their packages are all that they need.
+            Service::Postgres | Service::Redis => Ok(()),
         }
         .with_context(|| format!("cannot get `{}`", service.name()))?;
     }
+    Ok(())
+}
+
+/// Installs what is missing, prepares the data and starts the servers, all at once.
+pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
+    get(wanted)?;
     let folder = std::env::temp_dir().join(format!("sendflowr-services-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
     let ports = ports::free(wanted.len())?;

@@ -18,12 +18,12 @@ use crate::{
 /// The account under which the server runs if this program runs as root, which PostgreSQL refuses. Debian's package creates it.
 const ACCOUNT: &str = "postgres";
 
-/// Finds or installs the server.
-pub(super) fn install() -> anyhow::Result<()> {
+/// Returns the Debian package that is needed, if it is missing.
+pub(super) fn missing() -> Vec<&'static str> {
     if programs().is_some() {
-        return Ok(());
+        return Vec::new();
     }
-    setup::install(&["postgresql"])
+    vec!["postgresql"]
 }
 
 /// Creates a cluster with the user and the database.
@@ -112,7 +112,8 @@ fn program(name: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Returns the folder of `initdb` and `postgres`, of the newest version if there are several. Debian keeps them out of `PATH`.
+/// Returns the folder of `initdb` and `postgres`, of the newest version if there are several. Debian keeps them out of `PATH`,
+/// other systems in it.
 fn programs() -> Option<PathBuf> {
     if let Some(folder) = output(Command::new("pg_config").arg("--bindir")).map(PathBuf::from)
         && folder.join("initdb").exists()
@@ -120,14 +121,23 @@ fn programs() -> Option<PathBuf> {
         return Some(folder);
     }
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for entry in fs::read_dir("/usr/lib/postgresql").ok()?.flatten() {
+    for entry in fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let folder = entry.path().join("bin");
         let version = entry.file_name().to_string_lossy().parse().unwrap_or_default();
         if folder.join("initdb").exists() {
             found.push((version, folder));
         }
     }
-    found.into_iter().max().map(|(_, folder)| folder)
+    if let Some((_, folder)) = found.into_iter().max() {
+        return Some(folder);
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
 }
 
 /// Returns the user and group to run as if this program runs as root.

@@ -5,12 +5,12 @@ use std::{fs, process::Command};
 use super::{NAME, native::Place, ports};
 use crate::setup;
 
-/// Finds or installs the server.
-pub(super) fn install() -> anyhow::Result<()> {
+/// Returns the Debian package that is needed, if it is missing.
+pub(super) fn missing() -> Vec<&'static str> {
     if setup::has_program("redis-server") {
-        return Ok(());
+        return Vec::new();
     }
-    setup::install(&["redis-server"])
+    vec!["redis-server"]
 }
 
 /// Creates its folder.
