@@ -65,10 +65,7 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     let built = report.stage("build the plugins", |_| plugins::build(&[], &plugins::folder()))?;
     report.tests("test the plugins natively", |count| {
         let mut command = compiling(Workspace::Plugins, &["test", "--workspace", "--no-fail-fast"]);
-        watch(&mut command, |line| {
-            say(line);
-            count.cargo(line);
-        })
+        watch_tests(&mut command, count)
     })?;
     // Built together with the tests: cargo then resolves the features of both at once, and nothing is compiled twice. For the
     // same reason every later stage names the whole workspace, even if it runs the tests of one package.
@@ -85,13 +82,6 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
         "build a plugin made by `plugin new`, run its tests and cases",
         scaffold,
     )?;
-    if extent == Extent::Everything {
-        let mut untested = Vec::new();
-        report.tests("build a plugin in every other way, run its cases", |count| {
-            other_ways(count, &mut untested)
-        })?;
-        report.untested.append(&mut untested);
-    }
     report.tests("test the workspace", |count| {
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
         if extent == Extent::Fast {
@@ -106,7 +96,12 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     if extent == Extent::Fast {
         return Ok(());
     }
-    report.tests("run the plugin tutorial as an author would", authors)?;
+    // After the workspace's own tests, which need nothing from the registries of other languages.
+    other_ways(report)?;
+    match Way::EXAMPLES.into_iter().find_map(Way::obstacle) {
+        Some(obstacle) => report.untested.push(format!("the plugin tutorial: {obstacle}")),
+        None => report.tests("run the plugin tutorial as an author would", authors)?,
+    }
     servers(report)
 }
 
@@ -179,19 +174,29 @@ fn scaffold(count: &mut Count) -> anyhow::Result<()> {
 }
 
 /// Builds the example in every other way and runs its cases. A way that is unavailable is added to what is not tested.
-fn other_ways(count: &mut Count, untested: &mut Vec<String>) -> anyhow::Result<()> {
-    let cases = Workspace::Plugins.folder().join(ways::example()).join("cases");
+fn other_ways(report: &mut Report) -> anyhow::Result<()> {
+    let mut available = Vec::new();
     for way in Way::ALL {
-        if let Some(obstacle) = way.obstacle() {
-            untested.push(format!("plugins built with {}: {obstacle}", way.name()));
-            continue;
-        }
-        let cpu_time_ms = Way::EXAMPLES.contains(&way).then_some(AMPLE_CPU_TIME_MS);
-        for component in way.build(ways::example())? {
-            run_cases(&cases, &[&component], cpu_time_ms, count)?;
+        match way.obstacle() {
+            Some(obstacle) => report
+                .untested
+                .push(format!("plugins built with {}: {obstacle}", way.name())),
+            None => available.push(way),
         }
     }
-    Ok(())
+    if available.is_empty() {
+        return Ok(());
+    }
+    let cases = Workspace::Plugins.folder().join(ways::example()).join("cases");
+    report.tests("build a plugin in every other way, run its cases", |count| {
+        for way in available {
+            let cpu_time_ms = Way::EXAMPLES.contains(&way).then_some(AMPLE_CPU_TIME_MS);
+            for component in way.build(ways::example())? {
+                run_cases(&cases, &[&component], cpu_time_ms, count)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Runs the tutorial's commands as they are printed there, with the tools that a person would use.

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use crate::{
     plugins,
     process::{Workspace, cargo, compiling, in_ci, root, run, say, succeeds},
+    python,
     setup::{self, TARGET, WASIP1, WasmToolchain, has_program, wasm_toolchain},
 };
 
@@ -66,12 +67,30 @@ impl Way {
         }
     }
 
+    /// Finds or installs the programs of the system that this way needs beside cargo.
+    ///
+    /// # Errors
+    /// Returns an error if nothing may be installed.
+    fn install_tools(self) -> anyhow::Result<()> {
+        match self {
+            Self::JavaScript if !has_program("npm") => setup::install(&["nodejs", "npm"])
+                .context("plugins in JavaScript are built with Node.js and npm"),
+            Self::Python if !python::is_installed() => setup::install(&python::PACKAGES)
+                .context("plugins in Python are built with Python 3 and its venv"),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns why this way is unavailable here, if that is not an error: a target that cannot be had from anywhere, or outside of
-    /// CI a tool that takes minutes to build.
+    /// CI programs of the system that cannot be installed or a tool that takes minutes to build.
     pub(crate) fn obstacle(self) -> Option<String> {
         let target = match self {
             Self::Wasip2 => WASIP2,
             Self::CargoComponent if !in_ci() => WASIP1,
+            Self::JavaScript | Self::Python if !in_ci() => {
+                let error = self.install_tools().err()?;
+                return Some(format!("{error:#}"));
+            }
             // What is missing is installed; if it cannot be, that is an error.
             Self::CargoComponent | Self::JavaScript | Self::Python => return None,
         };
@@ -243,9 +262,7 @@ pub(crate) fn compare_languages() -> anyhow::Result<()> {
 
 /// Installs the packages of the manifest in the folder.
 fn npm_install(folder: &Path) -> anyhow::Result<()> {
-    if !has_program("npm") {
-        setup::install(&["nodejs", "npm"]).context("plugins in JavaScript are built with Node.js and npm")?;
-    }
+    Way::JavaScript.install_tools()?;
     // Not `npm ci`: it requires that the lock file lists the optional packages of every platform. The lock file is not changed.
     run(Command::new("npm")
         .args([
@@ -261,19 +278,14 @@ fn npm_install(folder: &Path) -> anyhow::Result<()> {
 
 /// Installs the requirements of `source` into an environment beside the components, and returns the folder of its programs.
 fn python_programs(source: &Path) -> anyhow::Result<PathBuf> {
+    Way::Python.install_tools()?;
     let environment = folder().join("python");
-    let programs = environment.join("bin");
-    if !programs.join("pip").exists() {
-        if !succeeds(Command::new("python3").args(["-c", "import ensurepip"])) {
-            setup::install(&["python3-venv"])
-                .context("plugins in Python are built with Python 3 and its venv")?;
-        }
-        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-    }
-    run(Command::new(programs.join("pip"))
-        .args(["install", "--quiet", "--requirement", "requirements.txt"])
-        .current_dir(source))?;
-    Ok(programs)
+    python::make(
+        &environment,
+        &source.join("requirements.txt"),
+        "componentize-py, about 17 MB",
+    )?;
+    Ok(environment.join("bin"))
 }
 
 /// Creates a componentize-py command for the contract, in the folder; its subcommand is to be added.
