@@ -66,6 +66,9 @@ pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<
 
 async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> anyhow::Result<Imported> {
     let hasher = keys::hasher(&config.identity);
+    if let Some(folder) = &args.embedded {
+        keys::check_pepper_of(folder, &hasher)?;
+    }
     let mut importer = Importer {
         bus: None,
         appended: 0,
@@ -77,7 +80,6 @@ async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> any
         keys::keep_pepper(config, engines).await?;
     }
     if let Some(folder) = &args.embedded {
-        keys::check_pepper_of(folder, &hasher)?;
         return embedded::import(folder, config, engines, &mut importer).await;
     }
     let selection = Selection {
