@@ -275,7 +275,8 @@ async fn no_more_deliveries_wait_for_a_plugin_than_its_share_of_the_host() {
     let mut second = std::pin::pin!(plugin.instantiate(DEFAULT_ACCOUNT));
     assert!(first.as_mut().now_or_never().is_none());
     assert!(second.as_mut().now_or_never().is_none());
-    let error = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err();
+    let third = plugin.instantiate(DEFAULT_ACCOUNT).now_or_never();
+    let error = third.expect("it does not wait").unwrap_err();
     assert_eq!(error.limit(), Some("concurrency"));
     drop(held);
     drop(first.await.unwrap());
