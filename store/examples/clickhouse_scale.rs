@@ -13,6 +13,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed measurement")]
 
 #[path = "../tests/servers/events/proxy.rs"]
+#[expect(dead_code, reason = "tests also hold requests back")]
 mod proxy;
 #[path = "../tests/servers/support.rs"]
 #[expect(dead_code, reason = "the tests need the rest of it")]
