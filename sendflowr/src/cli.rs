@@ -220,11 +220,11 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Synth(args) => synth::run(global.load()?, &args).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
-        Command::Import(args) => import::run(global.load()?, &args).await?,
+        Command::Import(args) => Box::pin(import::run(global.load()?, &args)).await?,
         Command::Lift(args) => lift::run(&args, global.load()?).await?,
         Command::Latency(args) => latency::run(&args, global.load()?).await?,
         Command::Explain(args) => return explain::run(&args, global.load()?).await,
-        Command::Person(command) => return person::run(command, global.load()?).await,
+        Command::Person(command) => return Box::pin(person::run(command, global.load()?)).await,
         Command::Train => train::run(global.load()?).await?,
         Command::Replay(args) => return replay::run(global.load()?, &args).await,
     }

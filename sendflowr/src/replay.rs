@@ -107,7 +107,7 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
     keys::require_hosts_seal_key(&config)?;
     keys::check_pepper(&config)?;
     Engines::existing(&config)?
-        .closed_after(async |engines| replay(config, args, engines).await)
+        .closed_after(async |engines| Box::pin(replay(config, args, engines)).await)
         .await
 }
 

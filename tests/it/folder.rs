@@ -176,7 +176,7 @@ fn a_command_that_only_reads_refuses_a_store_that_is_not_there() {
             told.contains("there is no `data/") && told.contains("`--config` or `--data` (`data_folder`)"),
             "{arguments:?}: {told}"
         );
-        assert_eq!(files(folder), [PathBuf::new(); 0], "{arguments:?}");
+        assert_eq!(files(folder), Vec::<PathBuf>::new(), "{arguments:?}");
     }
     let listed = run(folder, &["account", "list"]);
     assert_eq!(listed.status.code(), Some(0), "{}", told(&listed));
@@ -185,7 +185,7 @@ fn a_command_that_only_reads_refuses_a_store_that_is_not_there() {
         "{}",
         told(&listed)
     );
-    assert_eq!(files(folder), [PathBuf::new(); 0]);
+    assert_eq!(files(folder), Vec::<PathBuf>::new());
 }
 
 #[test]
