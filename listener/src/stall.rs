@@ -16,9 +16,11 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// Longest time in which nothing of an answer can be written. A packet that is lost seven times in a row is sent again within 26 s:
-/// the networks of genuine clients are not worse.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::serve::HEAD_TIMEOUT;
+
+/// Longest time in which nothing of an answer can be written: as long as a connection may have no request, and longer than the
+/// minute in which a response that is streamed must make progress, so that its own end is not taken for a broken connection.
+const WRITE_TIMEOUT: Duration = HEAD_TIMEOUT;
 
 /// Bytes of answers that the system buffers for a connection beyond those that are on their way: more than nearly all answers have.
 /// By itself it would buffer megabytes for each client that does not read, outside of every limit of this process. A slow client
