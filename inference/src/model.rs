@@ -158,7 +158,8 @@ impl Population {
             rung: Rung::of(times.len()),
             population_version: Arc::clone(&self.version),
         };
-        let mail_is_known = self.tables.attention_learned || !history.mails.is_empty();
+        // Mail to a person of whom nothing is known is taken to be known where that of others is.
+        let mail_is_known = !history.mails.is_empty() || (self.tables.attention_learned && times.is_empty());
         let (attention, presence) = if mail_is_known {
             (self.tables.attention_bands(), None)
         } else {

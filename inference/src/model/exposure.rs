@@ -6,7 +6,7 @@
 use event::{
     Timestamp,
     grid::MINUTE_MS,
-    profile::{Activity, History, MACHINE_OPENS},
+    profile::{Activity, History, MACHINE_OPENS, Mail},
 };
 
 use super::week::{BINS, Week, add_shared, bin_of};
@@ -133,6 +133,12 @@ fn is_in_time(delivered_at: Timestamp, act: Timestamp) -> bool {
 }
 
 /// Returns whether a person's opens say anything about the person, judging by the machine opens among the last mails.
+/// Returns whether a mail was clicked in time.
+pub(super) fn is_clicked_in_time(mail: &Mail) -> bool {
+    mail.clicked_at
+        .is_some_and(|at| is_in_time(mail.delivered_at, at))
+}
+
 fn opens_count(history: &History) -> bool {
     let recent_mails = history.mails.len().min(MACHINE_OPENS);
     history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32
@@ -238,10 +244,7 @@ impl Engagement {
 
 #[cfg(test)]
 mod tests {
-    use event::{
-        grid::MINUTE_MS,
-        profile::{Activity, Mail},
-    };
+    use event::{grid::MINUTE_MS, profile::Activity};
 
     use super::*;
 

@@ -6,7 +6,7 @@ use super::{Person, halvings, is_left};
 
 use crate::model::Population;
 use crate::model::drift::LONG_DAYS;
-use crate::model::exposure::{AGE_EDGES, AGES, Sums};
+use crate::model::exposure::{AGE_EDGES, AGES, Sums, is_clicked_in_time};
 use crate::model::posterior::posterior;
 use crate::model::tables::{Derived, Tables};
 use crate::model::week::{BINS, bin_of, dot};
@@ -14,7 +14,7 @@ use crate::model::week::{BINS, bin_of, dot};
 /// With fewer clicked mails, attention cannot be distinguished from chance.
 const ENOUGH_CLICKS: usize = 200;
 
-/// A person's clicks count towards these up to this number: nobody's attention becomes that of less than twenty people. Chosen, not
+/// A person counts for at most this many clicks, so that nobody's attention becomes that of less than twenty people. Chosen, not
 /// measured.
 const MOST_CLICKS: usize = 10;
 
@@ -31,7 +31,7 @@ const NORMAL_MINUTES: usize = 1_440;
 pub(super) fn enough(people: &[Person]) -> bool {
     let clicked = people.iter().flat_map(|person| {
         let mails = person.history.mails.iter();
-        mails.filter(|mail| mail.clicked_at.is_some()).take(MOST_CLICKS)
+        mails.filter(|mail| is_clicked_in_time(mail)).take(MOST_CLICKS)
     });
     clicked.take(ENOUGH_CLICKS).count() == ENOUGH_CLICKS
 }
@@ -63,9 +63,15 @@ pub(super) fn refit(
         let shape = tables.level_shape;
         let exposed = dot(&sums.clicks.exposure, &week);
         let level = (shape + sums.clicks.count) / (shape / tables.click_level + exposed);
+        let clicked = history
+            .mails
+            .iter()
+            .filter(|mail| is_clicked_in_time(mail))
+            .count();
+        let share = MOST_CLICKS as f32 / clicked.max(MOST_CLICKS) as f32;
         for mail in &history.mails {
             let age_days = now.millis_since(mail.delivered_at) as f32 / 86_400_000.0;
-            let weight = (-age_days / LONG_DAYS).exp2();
+            let weight = share * (-age_days / LONG_DAYS).exp2();
             let minutes = mail.clicked_at.unwrap_or(now).millis_since(mail.delivered_at) / 60_000;
             let minutes = minutes.max(1) as usize;
             let (bin, minute) = bin_of(mail.delivered_at);
@@ -133,6 +139,51 @@ mod tests {
         let people: Vec<Person> = (0..20).map(person).collect();
         assert!(enough(&people));
         assert!(!enough(&people[1..]));
+    }
+
+    /// Somebody with so many mails, one a day, each clicked after so many minutes.
+    fn clicker(draw: u64, mails: i64, minutes: i64, now: Timestamp) -> Person {
+        let mail = |day: i64| {
+            let delivered_at = now.plus_millis(-day * 86_400_000);
+            Mail {
+                delivered_at,
+                opened_at: None,
+                clicked_at: Some(delivered_at.plus_millis(minutes * 60_000)),
+            }
+        };
+        Person {
+            draw,
+            history: History {
+                mails: (4..4 + mails).rev().map(mail).collect(),
+                ..History::default()
+            },
+        }
+    }
+
+    #[test]
+    fn nobodys_attention_becomes_that_of_one_person() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let prior = Population::builtin();
+        let refitted = |clicks: i64| {
+            let mut people: Vec<Person> = (0..19).map(|draw| clicker(draw, 10, 10, now)).collect();
+            people.push(clicker(19, clicks, 200, now));
+            let mut tables = prior.tables.clone();
+            let sums = super::super::sums_of(&people, now, &Derived::new(&tables));
+            refit(&mut tables, &prior, &people, &sums, now, false);
+            tables.attention[4] / tables.attention[0]
+        };
+        // One who clicks twenty times as often counts no more for it.
+        let (often, alike) = (refitted(190), refitted(10));
+        assert!(often < 1.5 * alike, "{often} instead of {alike}");
+    }
+
+    #[test]
+    fn clicks_that_come_too_late_teach_nothing() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let people =
+            |minutes| -> Vec<Person> { (0..20).map(|draw| clicker(draw, 10, minutes, now)).collect() };
+        assert!(enough(&people(72 * 60)));
+        assert!(!enough(&people(72 * 60 + 1)));
     }
 
     #[test]

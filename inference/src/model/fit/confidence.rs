@@ -20,7 +20,7 @@ const PRIOR: f64 = 20.0;
 const STEPS: usize = 10;
 
 /// Returns the refitted function, or `None` if there are too few outcomes to fit it to.
-pub(super) fn refit(population: &Population, moments: &[HeldBack<'_>]) -> Option<[f32; CONFIDENCE_TERMS]> {
+pub(super) fn refit(population: &Population, moments: &[HeldBack]) -> Option<[f32; CONFIDENCE_TERMS]> {
     let outcomes: Vec<Outcome> = moments.iter().flat_map(outcomes_at).collect();
     if outcomes.len() < ENOUGH {
         return None;
@@ -33,22 +33,20 @@ pub(super) fn refit(population: &Population, moments: &[HeldBack<'_>]) -> Option
 /// One outcome: the terms of the function, and whether the person acted soon enough after the chosen minute.
 type Outcome = ([f64; CONFIDENCE_TERMS], bool);
 
-fn outcomes_at(moment: &HeldBack<'_>) -> Vec<Outcome> {
+fn outcomes_at(moment: &HeldBack) -> Vec<Outcome> {
     let HeldBack {
         cut, curve, future, ..
     } = moment;
     let mut outcomes = Vec::new();
     for hours in WINDOWS_HOURS {
         let window = *cut..cut.plus_millis(hours * HOUR_MS);
-        if !future.iter().any(|activity| window.contains(&activity.at)) {
+        if !future.iter().any(|act| window.contains(act)) {
             continue;
         }
         let ranges = [window.clone()];
         let Some(best) = curve.best(&ranges) else { continue };
         let end = best.at.plus_millis(curve.span_ms());
-        let hit = future
-            .iter()
-            .any(|activity| best.at <= activity.at && activity.at < end);
+        let hit = future.iter().any(|act| best.at <= *act && *act < end);
         outcomes.push((curve.confidence_terms(best.at, &ranges), hit));
     }
     outcomes

@@ -23,7 +23,7 @@ const LEAST_GAIN: f64 = 0.01;
 type Gains = [[f64; WEIGHTS.len()]; HALF_LIVES_HOURS.len()];
 
 /// Returns the weight and half-life refitted from `start`, or `None` if there are too few people or too little to gain.
-pub(super) fn refit(start: [f32; 2], moments: &[HeldBack<'_>]) -> Option<[f32; 2]> {
+pub(super) fn refit(start: [f32; 2], moments: &[HeldBack]) -> Option<[f32; 2]> {
     let mut gains: Gains = Default::default();
     let fading: Vec<[f64; HALF_LIVES_HOURS.len()]> = (0..HORIZON_QUARTERS).map(fading_after).collect();
     let mut people = 0;
@@ -55,12 +55,12 @@ fn fading_after(quarters: usize) -> [f64; HALF_LIVES_HOURS.len()] {
 }
 
 /// Adds a person's gain of each candidate over having no factor; returns `false` if the person cannot contribute.
-fn add(gains: &mut Gains, moment: &HeldBack<'_>, fading: &[[f64; HALF_LIVES_HOURS.len()]]) -> bool {
+fn add(gains: &mut Gains, moment: &HeldBack, fading: &[[f64; HALF_LIVES_HOURS.len()]]) -> bool {
     let quarter_of = |at: Timestamp| (at.millis_since(moment.cut) / QUARTER_MS) as usize;
     let acts: Vec<usize> = moment
         .future
         .iter()
-        .map(|activity| quarter_of(activity.at))
+        .map(|act| quarter_of(*act))
         .take_while(|quarter| *quarter < HORIZON_QUARTERS)
         .collect();
     let (Some(last), false) = (moment.last, acts.is_empty()) else {
