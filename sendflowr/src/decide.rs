@@ -54,8 +54,11 @@ struct Decision {
     window_hours: Number,
     /// The minute at which the mail should arrive.
     target_timestamp: i64,
-    /// The probability that the person acts soon after it, given that they act in the window: see `docs/timing.md`.
+    /// The probability that the person acts within `confidence_span_seconds` of it, given that they act in the window: see
+    /// `docs/timing.md`.
     confidence: f64,
+    /// The time that `confidence` is about. It differs between people with and without deliveries.
+    confidence_span_seconds: i64,
 }
 
 /// Makes the requested decisions and writes them.
@@ -146,6 +149,7 @@ fn decision(request: &Request, curve: &Curve) -> Decision {
         target_timestamp: target.as_seconds(),
         // More digits than the calibration justifies, and few enough to read.
         confidence: (confidence * 1e4).round() / 1e4,
+        confidence_span_seconds: curve.span_ms() / 1_000,
     }
 }
 

@@ -46,6 +46,8 @@ fn decides_in_the_order_of_requests_within_the_window_at_the_persons_hours() {
         assert!(decision.target_timestamp < request.window_end().as_seconds());
         assert_eq!(decision.target_timestamp % 60, 0);
         assert!(decision.confidence > 0.0 && decision.confidence < 1.0);
+        // Two hours, as long as no deliveries are known.
+        assert_eq!(decision.confidence_span_seconds, 7_200);
     }
     // The value looks ahead two hours: what arrives shortly before the habit is read at once.
     let hour_of = |index: usize| decisions[index].target_timestamp / HOUR % 24;
