@@ -92,7 +92,7 @@ fn backtest(log: &EventLog, seed: u64) -> anyhow::Result<report::Page> {
         }
     };
     let rows = verdict::rows(&scores, seed);
-    let verdict = verdict::verdict(scores.measure, &rows);
+    let verdict = verdict::verdict(&scores, &rows);
     Ok(report::page(&scores, &rows, &verdict))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use inference::Estimate;
 
 use super::score::{Measure, Policy, SIZES, Scores};
-use super::verdict::{Row, Verdict};
+use super::verdict::{Figure, Row, Verdict};
 use crate::output;
 
 /// Width of the bars on the terminal.
@@ -28,21 +28,22 @@ pub(crate) fn page(scores: &Scores, rows: &[Row], verdict: &Verdict) -> Page {
 fn what(measure: Measure) -> &'static str {
     match measure {
         Measure::Acts => {
-            "acts within 2 h of the chosen minute, in windows with an act (no deliveries in these events)"
+            "acts within 2 h of the chosen minute, in windows with an act, of people without deliveries"
         }
         Measure::Mail => {
-            "clicks within a day on mail that arrived within an hour of the chosen minute, weighted by rarity"
+            "clicks within a day on mail that arrived within an hour of the chosen minute, weighted by rarity; nothing is told of \
+             times near which too little mail arrived"
         }
     }
 }
 
-fn percent(estimate: &Estimate) -> String {
-    format!(
-        "{:.1} [{:.1}, {:.1}]",
-        100.0 * estimate.value,
-        100.0 * estimate.low,
-        100.0 * estimate.high
-    )
+/// Returns a figure in per cent, or nothing if it is not known, not even 0.
+fn percent(figure: &Figure) -> String {
+    if !figure.is_known() {
+        return String::new();
+    }
+    let Estimate { value, low, high } = figure.estimate;
+    format!("{:.1} [{:.1}, {:.1}]", 100.0 * value, 100.0 * low, 100.0 * high)
 }
 
 fn header(measure: Measure) -> Vec<String> {
@@ -63,16 +64,10 @@ fn size_header(measure: Measure) -> Vec<String> {
 
 fn cells(row: &Row) -> Vec<String> {
     let mut cells = vec![row.policy.name().to_owned()];
-    for (window, effective) in row.effective.iter().enumerate() {
-        // Without a single trial there is no rate, not even 0.
-        let [mut rate, mut behind] = [const { String::new() }; 2];
-        if *effective > 0.0 {
-            rate = percent(&row.rates[window]);
-            if row.policy != Policy::Model {
-                behind = percent(&row.behind[window]);
-            }
-        }
-        cells.extend([rate, behind]);
+    for (rate, behind) in row.rates.iter().zip(&row.behind) {
+        cells.push(percent(rate));
+        let is_rival = row.policy != Policy::Model;
+        cells.push(if is_rival { percent(behind) } else { String::new() });
     }
     cells.push(
         row.bits
@@ -82,15 +77,8 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 fn size_cells(row: &Row) -> Vec<String> {
-    let rates = row.by_size.iter().map(|(rate, effective)| {
-        if *effective > 0.0 {
-            percent(rate)
-        } else {
-            String::new()
-        }
-    });
     std::iter::once(row.policy.name().to_owned())
-        .chain(rates)
+        .chain(row.by_size.iter().map(percent))
         .collect()
 }
 
@@ -115,12 +103,12 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         text += &output::table(&names, &table);
         text += "\n\n";
     }
-    let most = rows
-        .iter()
-        .map(|row| row.rates[0].value)
+    let known = || rows.iter().filter(|row| row.rates[0].is_known());
+    let most = known()
+        .map(|row| row.rates[0].estimate.value)
         .fold(f64::MIN_POSITIVE, f64::max);
-    for row in rows.iter().filter(|row| row.effective[0] > 0.0) {
-        let length = (row.rates[0].value / most * BAR as f64).round() as usize;
+    for row in known() {
+        let length = (row.rates[0].estimate.value / most * BAR as f64).round() as usize;
         let _ = writeln!(text, "{:<28} {}", row.policy.name(), "█".repeat(length));
     }
     if let Some(calibration) = calibration(&scores.confidences) {
@@ -178,8 +166,7 @@ fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
     for (window, hours) in scores.measure.windows().iter().enumerate() {
         let bars: Vec<Bar> = rows
             .iter()
-            .filter(|row| row.effective[window] > 0.0)
-            .map(|row| Bar::of(row, &row.rates[window]))
+            .filter_map(|row| Bar::of(row, &row.rates[window]))
             .collect();
         if !bars.is_empty() {
             let _ = write!(html, "<h2>Windows of {hours} h</h2>\n{}", bars_svg(&bars));
@@ -189,8 +176,7 @@ fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
     for (size, (_, _, name)) in SIZES.iter().enumerate() {
         let bars: Vec<Bar> = rows
             .iter()
-            .filter(|row| row.by_size[size].1 > 0.0)
-            .map(|row| Bar::of(row, &row.by_size[size].0))
+            .filter_map(|row| Bar::of(row, &row.by_size[size]))
             .collect();
         if !bars.is_empty() {
             let _ = write!(html, "<h3>{name} clicks</h3>\n{}", bars_svg(&bars));
@@ -232,12 +218,13 @@ struct Bar {
 }
 
 impl Bar {
-    fn of(row: &Row, rate: &Estimate) -> Self {
-        Self {
+    /// Returns the bar of a rate, if it is known.
+    fn of(row: &Row, rate: &Figure) -> Option<Self> {
+        rate.is_known().then(|| Self {
             name: row.policy.name(),
             ours: row.policy == Policy::Model,
-            rate: *rate,
-        }
+            rate: rate.estimate,
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! Replays a log: every policy chooses with only the knowledge of what came before, and is scored on what came after.
 //!
 //! There are two ways to score, depending on what the log contains:
-//! - *acts* (no deliveries): people act when they like, so a policy did well if the person acted within two hours of the
+//! - *acts*: people without deliveries act when they like, so a policy did well if the person acted within two hours of the
 //!   chosen minute. Only windows in which the person acted at all count.
 //! - *mail* (deliveries): people can only click mail that has arrived, so clicks concentrate where the sender sent. A mail
 //!   counts for a policy if it happened to arrive within an hour of what the policy would have chosen for the day around
-//!   it, and the fewer mails arrive at that time of day, the more weight it has (SNIPS, with the hours of the tested weeks
-//!   as the propensity). The reward is a click within a day.
+//!   it, and the less of that day's mail arrived there, the more weight it has (SNIPS; the propensity is that share). The
+//!   reward is a click within a day. Where no mail arrived near a choice, nothing shows what it is worth: such a trial counts
+//!   for nothing, and two policies are compared on the trials that show something of both. Otherwise a policy that is shown
+//!   only for the people who click at the sender's hours would look better than one that is shown for everybody.
 
-use std::ops::{Index, IndexMut};
+use std::ops::{Index, IndexMut, Range};
 
 use event::{
     Timestamp,
@@ -37,7 +39,7 @@ const LEAST_HISTORY_MS: i64 = 3 * WEEK_MS;
 /// More people than this narrow the intervals too little for the time that they take.
 const MOST_PEOPLE: usize = 20_000;
 
-/// Mails tested per person. One in twelve matches a choice, and more mails of the same person add little information.
+/// Mails tested per person. More mails of the same person add little information.
 const MOST_MAILS: usize = 16;
 
 /// An act this soon after the chosen minute counts as a hit.
@@ -46,9 +48,8 @@ const HIT_MS: i64 = 2 * HOUR_MS;
 /// A mail this close to the chosen minute counts for it.
 const MATCH_MINUTES: i64 = 60;
 
-/// The weight of mails at a time of day is computed with at least this share of all mail: one lucky click at an odd hour must
-/// not decide.
-const LEAST_SHARE: f64 = 0.01;
+/// The share of mails at random minutes that match a choice, but for choices at an end of the window.
+pub(crate) const MATCHING_SHARE: f64 = 2.0 * MATCH_MINUTES as f64 / 1_440.0;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +126,7 @@ pub(crate) const SIZES: [(usize, usize, &str); 5] = [
 /// How policies are scored on the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
-    /// Acts within two hours of the chosen minute.
+    /// Acts of people without deliveries, within two hours of the chosen minute.
     Acts,
     /// Clicks within a day of mails that match the chosen minute.
     Mail,
@@ -146,8 +147,12 @@ impl Measure {
 pub(crate) struct Tested {
     /// Index in [`SIZES`].
     pub(crate) size: usize,
+    /// Number of trials by window, whatever they show.
+    pub(crate) trials: [f64; 2],
     /// By window and policy.
     pub(crate) rates: [ByPolicy<Ratio>; 2],
+    /// By window and policy: the model's rate and the policy's, on the trials that can show something of both.
+    pub(crate) pairs: [ByPolicy<[Ratio; 2]>; 2],
     /// Bits per later act relative to a uniform week, for policies that are densities.
     pub(crate) bits: Option<ByPolicy<Option<f64>>>,
 }
@@ -182,15 +187,45 @@ struct Trial {
     mail: Option<(Timestamp, bool)>,
 }
 
-/// What all people did before the tested weeks, and when mail arrived in those weeks.
+/// What all people did before the tested weeks.
 struct Everybody {
     clicks: [f64; 24],
     opens: [f64; 24],
     slots: [f64; 12],
     usual_slot: Option<usize>,
-    /// For each minute of the day, the share of the tested weeks' mail that arrived within [`MATCH_MINUTES`] of it: how likely
-    /// a tested mail was to show what that time is worth. Only the weights are based on it, no choice.
-    mail_near: Vec<f64>,
+}
+
+/// When the tested mail arrived. Only the weights are based on it, no choice.
+struct Arrivals {
+    from: Timestamp,
+    /// Number of tested mails before each minute since `from`.
+    before: Vec<f64>,
+}
+
+impl Arrivals {
+    fn of(trials: &[Trial], from: Timestamp, end: Timestamp) -> Self {
+        let minutes = (end.millis_since(from) / grid::MINUTE_MS).max(0) as usize;
+        let mut before = vec![0.0; minutes + 2];
+        for (delivered_at, _) in trials.iter().filter_map(|trial| trial.mail) {
+            let minute = (delivered_at.millis_since(from) / grid::MINUTE_MS) as usize;
+            before[minute + 1] += 1.0;
+        }
+        let mut sum = 0.0;
+        for count in &mut before {
+            sum += *count;
+            *count = sum;
+        }
+        Self { from, before }
+    }
+
+    /// Returns the number of mails in some minutes.
+    fn within(&self, minutes: Range<Timestamp>) -> f64 {
+        let before = |at: Timestamp| {
+            let minute = at.millis_since(self.from).div_euclid(grid::MINUTE_MS);
+            self.before[minute.clamp(0, self.before.len() as i64 - 1) as usize]
+        };
+        before(minutes.end) - before(minutes.start)
+    }
 }
 
 /// Scores all policies on the last weeks of the log.
@@ -202,17 +237,21 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
     let people = sample(log.people().len(), seed);
     let histories = histories(log, &people, end);
     let mails: usize = histories.iter().map(|history| history.mails.len()).sum();
-    let acts: usize = histories.iter().map(|history| strong_times(history).len()).sum();
-    if acts == 0 {
+    let acts = |is_used: fn(&History) -> bool| -> usize {
+        let used = histories.iter().filter(|history| is_used(history));
+        used.map(|history| strong_times(history).len()).sum()
+    };
+    if acts(|_| true) == 0 {
         return Err(Unscorable::NoActs);
     }
-    let measure = if mails > acts {
+    let measure = if mails > acts(acts_freely) {
         Measure::Mail
     } else {
         Measure::Acts
     };
     let everybody = Everybody::of(&histories, from);
     let trials = trials(measure, &histories, from, end, count, seed);
+    let arrivals = Arrivals::of(&trials, from, end);
     let moments: Vec<Moment> = trials
         .iter()
         .map(|trial| Moment {
@@ -223,6 +262,7 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
     let mut scoring = Scoring {
         measure,
         everybody: &everybody,
+        arrivals: &arrivals,
         histories: &histories,
         end,
         random: Random::new(seed),
@@ -246,6 +286,12 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
         until: end,
         confidences: scoring.confidences,
     })
+}
+
+/// Returns whether a person's acts are scored: those of people with deliveries follow the mail, and for them the model chooses by
+/// the answers of a whole day.
+fn acts_freely(history: &History) -> bool {
+    history.mails.is_empty()
 }
 
 /// The tested weeks.
@@ -297,6 +343,7 @@ fn histories(log: &EventLog, people: &[usize], end: Timestamp) -> Vec<History> {
 struct Scoring<'a> {
     measure: Measure,
     everybody: &'a Everybody,
+    arrivals: &'a Arrivals,
     /// Of each person, all that happened until the end.
     histories: &'a [History],
     end: Timestamp,
@@ -313,7 +360,9 @@ impl Scoring<'_> {
             .unwrap_or_default();
         self.tested[trial.person].get_or_insert_with(|| Tested {
             size: size_of(&past),
+            trials: [0.0; 2],
             rates: Default::default(),
+            pairs: Default::default(),
             bits: None,
         });
         let chooser = Chooser {
@@ -328,6 +377,7 @@ impl Scoring<'_> {
                 measure: self.measure,
                 trial,
                 future,
+                arrivals: self.arrivals,
                 end: trial.start.plus_millis(hours * HOUR_MS),
             };
             if outcome.is_telling() {
@@ -345,20 +395,30 @@ impl Scoring<'_> {
     fn score_window(&mut self, window: usize, hours: i64, chooser: &Chooser<'_>, outcome: &Outcome<'_>) {
         let minutes = self.random.below((hours * 60) as usize) as i64;
         let random_minute = chooser.start.plus_millis(minutes * grid::MINUTE_MS);
+        let mut shown: ByPolicy<Option<Shown>> = ByPolicy::default();
         for policy in Policy::ALL {
             let Some(chosen) = chooser.choice(policy, hours, random_minute) else {
                 continue;
             };
-            if let Some((weight, reward)) = outcome.of(chosen, self.everybody)
-                && let Some(person) = &mut self.tested[outcome.trial.person]
-            {
-                person.rates[window][policy].count(weight, reward);
-            }
+            shown[policy] = outcome.of(chosen);
             if policy == Policy::Model && self.measure == Measure::Acts {
                 let curve = chooser.curve;
                 let confidence = curve.confidence(chosen, &[chooser.start..outcome.end]);
                 let hit = outcome.acts_in(chosen, chosen.plus_millis(curve.span_ms()));
                 self.confidences.push((confidence, hit));
+            }
+        }
+        let Some(person) = &mut self.tested[outcome.trial.person] else {
+            return;
+        };
+        person.trials[window] += 1.0;
+        for policy in Policy::ALL {
+            let Some(theirs) = shown[policy] else { continue };
+            person.rates[window][policy].count(theirs.weight, theirs.reward);
+            if let Some(ours) = shown[Policy::Model] {
+                let [our_rate, their_rate] = &mut person.pairs[window][policy];
+                our_rate.count(ours.weight, ours.reward);
+                their_rate.count(theirs.weight, theirs.reward);
             }
         }
     }
@@ -389,6 +449,7 @@ fn trials(
     let mut trials = Vec::new();
     for (person, history) in histories.iter().enumerate() {
         match measure {
+            Measure::Acts if !acts_freely(history) => {}
             Measure::Acts => {
                 // A moment of the week for this person, independent of their acts.
                 let start = from.plus_millis(random.below(WEEK_MS as usize) as i64);
@@ -467,7 +528,7 @@ impl Everybody {
         let (mut clicks, mut opens) = ([0.0; 24], [0.0; 24]);
         // A few mails at the usual rate in advance, so that no slot has none.
         let (mut clicked, mut sent) = ([1.0; 12], [20.0; 12]);
-        let (mut minutes, mut tested_minutes) = (vec![0.0; 1_440], vec![0.0; 1_440]);
+        let mut minutes = vec![0.0; 1_440];
         for history in histories {
             let before = |time: &Timestamp| *time < until;
             strong_times(history)
@@ -478,17 +539,12 @@ impl Everybody {
                 .into_iter()
                 .filter(before)
                 .for_each(|time| opens[hour_of_day(time)] += 1.0);
-            for mail in &history.mails {
-                let minute = grid::slot(mail.delivered_at) % 1_440;
-                if mail.delivered_at >= until {
-                    tested_minutes[minute] += 1.0;
-                } else {
-                    minutes[minute] += 1.0;
-                    let slot = hour_of_day(mail.delivered_at) / 2;
-                    sent[slot] += 1.0;
-                    let is_clicked = mail.clicked_at.as_ref().is_some_and(before);
-                    clicked[slot] += f64::from(u8::from(is_clicked));
-                }
+            for mail in history.mails.iter().filter(|mail| before(&mail.delivered_at)) {
+                minutes[grid::slot(mail.delivered_at) % 1_440] += 1.0;
+                let slot = hour_of_day(mail.delivered_at) / 2;
+                sent[slot] += 1.0;
+                let is_clicked = mail.clicked_at.as_ref().is_some_and(before);
+                clicked[slot] += f64::from(u8::from(is_clicked));
             }
         }
         let total: f64 = minutes.iter().sum();
@@ -505,19 +561,17 @@ impl Everybody {
             opens,
             slots,
             usual_slot: busiest.filter(|_| total > 0.0),
-            mail_near: near_of(&tested_minutes),
         }
     }
 }
 
-/// Returns, for each minute of the day, the share of the counts within [`MATCH_MINUTES`] of it.
+/// Returns, for each minute of the day, the sum of the counts within [`MATCH_MINUTES`] of it.
 fn near_of(minutes: &[f64]) -> Vec<f64> {
-    let total = minutes.iter().sum::<f64>().max(1.0);
     let near = |minute: usize| -> f64 {
         let window = 1_440 - MATCH_MINUTES as usize..=1_440 + MATCH_MINUTES as usize;
         window.map(|lag| minutes[(minute + lag) % 1_440]).sum()
     };
-    (0..1_440).map(|minute| near(minute) / total).collect()
+    (0..1_440).map(near).collect()
 }
 
 /// Lets every policy choose, with what is known at the start of a window.
@@ -578,7 +632,17 @@ struct Outcome<'a> {
     measure: Measure,
     trial: &'a Trial,
     future: &'a History,
+    arrivals: &'a Arrivals,
     end: Timestamp,
+}
+
+/// What a trial shows of a choice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Shown {
+    /// 1 over the chance that a trial like this shows the outcome.
+    weight: f64,
+    /// The outcome; `None` if this one does not show it.
+    reward: Option<bool>,
 }
 
 impl Outcome<'_> {
@@ -595,17 +659,25 @@ impl Outcome<'_> {
         self.measure == Measure::Mail || self.acts_in(self.trial.start, self.end)
     }
 
-    /// Returns the weight and the reward of a choice, or `None` if nothing shows how it would have turned out.
-    fn of(&self, chosen: Timestamp, everybody: &Everybody) -> Option<(f64, bool)> {
-        let Some((delivered_at, clicked)) = self.trial.mail else {
-            return Some((1.0, self.acts_in(chosen, chosen.plus_millis(HIT_MS))));
+    /// Returns what the trial shows of a choice; `None` if no mail of the window arrived near it.
+    fn of(&self, chosen: Timestamp) -> Option<Shown> {
+        let Some((delivered_at, is_clicked)) = self.trial.mail else {
+            return Some(Shown {
+                weight: 1.0,
+                reward: Some(self.acts_in(chosen, chosen.plus_millis(HIT_MS))),
+            });
         };
-        let away_ms = delivered_at.millis_since(chosen).abs();
-        if away_ms > MATCH_MINUTES * grid::MINUTE_MS {
-            return None;
-        }
-        let share = everybody.mail_near[grid::slot(chosen) % 1_440].max(LEAST_SHARE);
-        Some((1.0 / share, clicked))
+        // In whole minutes, as arrivals are counted. The trial's mail is in the window, so it matches no time outside of it.
+        let start = grid::floor_minute(self.trial.start);
+        let end = grid::floor_minute(self.end).plus_millis(grid::MINUTE_MS);
+        let first = chosen.plus_millis(-MATCH_MINUTES * grid::MINUTE_MS);
+        let last = chosen.plus_millis((MATCH_MINUTES + 1) * grid::MINUTE_MS);
+        let near = first.max(start)..last.min(end);
+        let count = self.arrivals.within(near.clone());
+        (count > 0.0).then(|| Shown {
+            weight: self.arrivals.within(start..end) / count,
+            reward: near.contains(&delivered_at).then_some(is_clicked),
+        })
     }
 }
 
@@ -647,8 +719,8 @@ mod tests {
             mails,
             ..History::default()
         };
-        let histories = vec![history; 100];
-        for measure in [Measure::Mail, Measure::Acts] {
+        for (measure, history) in [(Measure::Mail, history), (Measure::Acts, History::default())] {
+            let histories = vec![history; 100];
             let trials = trials(measure, &histories, from, end, 1, 1);
             assert!(trials.len() >= 100);
             assert!(trials.iter().all(|trial| from <= trial.start), "{measure:?}");

@@ -8,13 +8,18 @@ const DRAWS: usize = 400;
 /// A weighted rate, in parts that can be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Ratio {
+    /// Number of trials that could show an outcome.
+    pub(crate) trials: f64,
     pub(crate) reward: f64,
     pub(crate) weight: f64,
     pub(crate) weight_squares: f64,
 }
 
 impl Ratio {
-    pub(crate) fn count(&mut self, weight: f64, reward: bool) {
+    /// Counts a trial; without a reward it showed none.
+    pub(crate) fn count(&mut self, weight: f64, reward: Option<bool>) {
+        self.trials += 1.0;
+        let Some(reward) = reward else { return };
         self.weight += weight;
         self.weight_squares += weight * weight;
         if reward {
@@ -23,6 +28,7 @@ impl Ratio {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
+        self.trials += other.trials;
         self.reward += other.reward;
         self.weight += other.weight;
         self.weight_squares += other.weight_squares;
@@ -124,10 +130,11 @@ mod tests {
     #[test]
     fn unequal_weights_tell_less() {
         let mut ratio = Ratio::default();
-        ratio.count(1.0, true);
-        ratio.count(1.0, false);
+        ratio.count(1.0, Some(true));
+        ratio.count(1.0, Some(false));
+        ratio.count(1.0, None);
         assert_eq!((ratio.rate(), ratio.effective()), (0.5, 2.0));
-        ratio.count(8.0, true);
+        ratio.count(8.0, Some(true));
         assert_eq!(ratio.rate(), 0.9);
         assert!(ratio.effective() < 1.6);
         assert_eq!(Ratio::default().rate(), 0.0);
