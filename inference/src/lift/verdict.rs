@@ -38,8 +38,8 @@ pub(super) struct Findings {
     pub(super) arrivals: Option<Estimate>,
     /// Rate of answers, `treated` minus `control`, with a 95 % interval.
     pub(super) difference: Option<Estimate>,
-    /// The same with a 99.9 % interval, for looks before the end.
-    pub(super) early: Option<Estimate>,
+    /// The same with a 99.9 % interval, which decides.
+    pub(super) decisive: Option<Estimate>,
     /// Number of people with decisions in the group that has fewer.
     pub(super) fewest_people: usize,
 }
@@ -60,31 +60,27 @@ impl Verdict {
         {
             return Self::groups_differ(treated, control);
         }
-        let Some(difference) = findings.difference else {
+        let (Some(difference), Some(decisive)) = (findings.difference, findings.decisive) else {
             return Self::not_enough(treated, control, power, people_share);
         };
-        let enough = power.mails_missing == 0;
-        let decides = if enough { Some(difference) } else { findings.early };
         let enough_data = treated.answered.min(control.answered) >= LEAST_ANSWERS
             && treated.people.min(control.people) >= LEAST_PEOPLE;
-        match decides {
-            Some(decides) if enough_data && excludes_zero(decides) => Self::decided(difference, enough),
-            _ if enough && enough_data => Self::undecided(difference),
-            _ => Self::not_enough(treated, control, power, people_share),
+        if enough_data && excludes_zero(decisive) {
+            Self::decided(difference)
+        } else if enough_data && power.mails_missing == 0 {
+            Self::undecided(difference)
+        } else {
+            Self::not_enough(treated, control, power, people_share)
         }
     }
 
-    fn decided(difference: Estimate, enough: bool) -> Self {
+    fn decided(difference: Estimate) -> Self {
         let is_better = difference.value > 0.0;
-        let early = if enough {
-            ""
-        } else {
-            " Fewer mails than planned already show it with the 99.9 % certainty that an early look requires."
-        };
         Self {
             code: if is_better { "better" } else { "worse" },
             text: format!(
-                "Mails at chosen times were answered {} often than those at random times: {}.{early}",
+                "Mails at chosen times were answered {} often than those at random times: {}. That is certain to 99.9 %, as is \
+                 required because you may look every day.",
                 if is_better { "more" } else { "less" },
                 points(difference)
             ),
