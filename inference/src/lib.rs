@@ -45,7 +45,7 @@ pub use error::{ErrorBody, ErrorDetails, InferenceError};
 pub use latency::{
     ExpectedLatency, LatencyContext, LatencyModel, LatencyPart, LatencyRow, LatencySource, WeekOfLatency,
 };
-pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, lift, since_by_default};
+pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, is_kept, lift, since_by_default};
 pub use mail::MailError;
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};

@@ -9,10 +9,13 @@ mod power;
 mod statistics;
 mod verdict;
 
-use event::{Timestamp, grid::MINUTE_MS};
+use event::{
+    Timestamp,
+    grid::{DAY_MS, MINUTE_MS},
+};
 use serde::Serialize;
 use store::{
-    events::{Events, Sample, StoredTrial, Touch, TrialGroup},
+    events::{EXPLANATION_DAYS, Events, Sample, StoredTrial, Touch, TrialGroup},
     identity::Identities,
 };
 use utoipa::ToSchema;
@@ -40,9 +43,18 @@ const WANTED_TRIALS: usize = 500_000;
 /// How far back decisions are compared by default: whole weeks, so that each day of the week counts equally often.
 const DEFAULT_MS: i64 = 28 * 24 * 60 * MINUTE_MS;
 
-/// Returns the moment from which decisions are compared by default, four weeks before `until`.
-pub fn since_by_default(until: Timestamp) -> Timestamp {
-    until.plus_millis(-DEFAULT_MS)
+/// How long decisions can be compared: they are not kept longer.
+const KEPT_MS: i64 = EXPLANATION_DAYS as i64 * DAY_MS;
+
+/// Returns the moment from which decisions are compared by default at `now`: four weeks before `until`, if they are kept as long.
+pub fn since_by_default(until: Timestamp, now: Timestamp) -> Timestamp {
+    until.plus_millis(-DEFAULT_MS).max(now.plus_millis(-KEPT_MS))
+}
+
+/// Returns whether the decisions of a moment are kept at `now`. A minute later they still count as kept: a caller who asks for all
+/// of them has computed the moment by then.
+pub fn is_kept(moment: Timestamp, now: Timestamp) -> bool {
+    now.millis_since(moment) <= KEPT_MS + MINUTE_MS
 }
 
 /// A value with its 95 % interval.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 use clap::Args;
-use event::{Timestamp, grid::DAY_MS};
+use event::Timestamp;
 use inference::{Arm, Estimate};
 use store::events::EXPLANATION_DAYS;
 
@@ -13,7 +13,7 @@ use crate::{cli::Format, config::RawConfig, engines::Engines, output, rows};
 /// Which decisions to compare.
 #[derive(Debug, Args)]
 pub(crate) struct LiftArgs {
-    /// Compare decisions from this time on, epoch seconds or RFC 3339 [default: 28 days before `--until`]
+    /// Compare decisions from this time on, epoch seconds or RFC 3339 [default: 28 days before `--until`, but at most 90 days ago]
     #[arg(long, value_name = "TIME", value_parser = rows::moment)]
     since: Option<Timestamp>,
     /// Compare decisions before this time, with the data known then; a later time counts as now [default: now]
@@ -31,12 +31,16 @@ pub(crate) struct LiftArgs {
 pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()> {
     let clock = Timestamp::from(SystemTime::now());
     let until = args.until.unwrap_or(clock).min(clock);
-    let since = args.since.unwrap_or_else(|| inference::since_by_default(until));
+    let since = match args.since {
+        Some(since) if since >= until => bail!("`--since` must be earlier than `--until`"),
+        Some(since) if !inference::is_kept(since, clock) => {
+            bail!("`--since` must be at most {EXPLANATION_DAYS} days ago: older decisions are gone")
+        }
+        Some(since) => since,
+        None => inference::since_by_default(until, clock),
+    };
     if since >= until {
-        bail!("`--since` must be earlier than `--until`");
-    }
-    if clock.millis_since(since) > EXPLANATION_DAYS as i64 * DAY_MS {
-        bail!("`--since` must be at most {EXPLANATION_DAYS} days ago: older decisions are gone");
+        bail!("`--until` must be less than {EXPLANATION_DAYS} days ago: older decisions are gone");
     }
     let engines = Engines::existing(&config)?;
     let lift = engines.closed_after(async |engines| {

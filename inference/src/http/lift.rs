@@ -1,7 +1,6 @@
 //! What timing gains.
 
 use axum::{Json, extract::State};
-use event::grid::DAY_MS;
 use serde::Deserialize;
 use store::events::EXPLANATION_DAYS;
 use utoipa::IntoParams;
@@ -16,15 +15,12 @@ use crate::{
     lift::{self, Lift},
 };
 
-/// How far back decisions can be compared: they are not kept longer.
-const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
-
 /// Which decisions are compared.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LiftQuery {
-    /// Decisions from this moment on, at most 90 days ago, as RFC 3339 or seconds since 1970. Default: 28 days before `until`.
+    /// Decisions from this moment on, at most 90 days ago, as RFC 3339 or seconds since 1970. Default: 28 days before `until`, or 90 days ago if that is later.
     #[param(value_type = Option<String>)]
     since: Option<Moment>,
     /// Decisions before this moment, as things stood then. Default and latest value: now.
@@ -45,13 +41,22 @@ pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json
     let query: LiftQuery = body::parse_query(query, "since=…&until=…")?;
     let clock = app.clock();
     let until = query.until.map_or(clock, |moment| moment.0.min(clock));
-    let since = query
-        .since
-        .map_or_else(|| lift::since_by_default(until), |moment| moment.0);
-    if since >= until || clock.millis_since(since) > MAX_DAYS * DAY_MS {
+    let since = match query.since {
+        Some(moment) if moment.0 < until && lift::is_kept(moment.0, clock) => moment.0,
+        Some(_) => {
+            return Err(ApiError::field(
+                "since",
+                format!(
+                    "must be earlier than `until` and at most {EXPLANATION_DAYS} days ago: older decisions are gone"
+                ),
+            ));
+        }
+        None => lift::since_by_default(until, clock),
+    };
+    if since >= until {
         return Err(ApiError::field(
-            "since",
-            format!("must be earlier than `until` and at most {MAX_DAYS} days ago: older decisions are gone"),
+            "until",
+            format!("must be less than {EXPLANATION_DAYS} days ago: older decisions are gone"),
         ));
     }
     let stores = &app.service.dependencies;

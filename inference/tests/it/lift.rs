@@ -193,6 +193,22 @@ async fn one_setting_switches_it_off() {
 }
 
 #[tokio::test]
+async fn decisions_are_compared_as_far_back_as_they_are_kept() {
+    let app = TestApp::start(Stores::default());
+    let clock = Timestamp::from(SystemTime::now());
+    let ago = |days: i64| clock.plus_millis(-days * DAY_MS);
+    // The service reads its clock a little later.
+    let (status, lift) = app.get(&format!("/lift?since={}", ago(90))).await;
+    assert_eq!(status, StatusCode::OK, "{lift}");
+    // Four weeks before it, decisions are gone: those that are left are compared.
+    let (status, lift) = app.get(&format!("/lift?until={}", ago(70))).await;
+    assert_eq!(status, StatusCode::OK, "{lift}");
+    let since: Timestamp = lift["since"].as_str().unwrap().parse().unwrap();
+    let days = ago(70).millis_since(since) as f64 / DAY_MS as f64;
+    assert!((19.9..=20.0).contains(&days), "{days}");
+}
+
+#[tokio::test]
 async fn questions_that_make_no_sense_are_refused() {
     let app = TestApp::start(Stores::default());
     for (query, field) in [
@@ -200,6 +216,7 @@ async fn questions_that_make_no_sense_are_refused() {
         ("since=1999-01-01T00:00:00Z", "since"),
         // Gone, although it is near `until`.
         ("since=2020-01-01T00:00:00Z&until=2020-01-08T00:00:00Z", "since"),
+        ("until=2020-01-08T00:00:00Z", "until"),
         ("since=yesterday", "since"),
         ("from=2026-01-01T00:00:00Z", "from"),
     ] {
