@@ -33,16 +33,21 @@ use crate::{
 /// How well founded a decision is.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Evidence {
-    /// `population_prior` if nothing is known of the person, otherwise `person`.
+    /// `population_prior` if no act of the person is known, otherwise `person`.
     #[schema(example = "person")]
     pub source: &'static str,
     /// Number of the person's human events that were used.
     pub n: usize,
     /// The same, each weighted by its age.
     pub effective_n: f64,
+    /// Number of the person's mails that were used, answered or not: even without an act, mail that was not answered bends the
+    /// curve.
+    pub mails: usize,
     /// Share of the evidence that comes from other people, 0 to 1, averaged over all hours of the week: hours of which nothing is
     /// known of this person count as much as those in which they act.
     pub prior_weight: f64,
+    /// Weight of the short memory, 0 to 1: in it the weight of what happened halves every two weeks, otherwise every 150 days.
+    pub recent_weight: f64,
     /// `population`, `sparse`, `blended` or `personal`.
     #[schema(example = "blended")]
     pub rung: &'static str,

@@ -143,18 +143,25 @@ impl Population {
         } else {
             drift::short_weight(&times, &self.derived.personal)
         };
-        let mut week = long.week;
+        let (mut week, mut prior_weight) = (long.week, long.prior_weight);
         // A smaller weight of the short memory changes no minute.
-        if recent_weight > 0.005 {
+        let recent_weight = if recent_weight > 0.005 { recent_weight } else { 0.0 };
+        if recent_weight > 0.0 {
             let short = posterior::posterior(&self.tables, &self.derived, &sums(SHORT_DAYS));
-            for (value, recent) in week.iter_mut().zip(&short.week) {
+            let blend = |value: &mut f32, recent: f32| {
                 *value = (1.0 - recent_weight) * *value + recent_weight * recent;
+            };
+            for (value, recent) in week.iter_mut().zip(&short.week) {
+                blend(value, *recent);
             }
+            blend(&mut prior_weight, short.prior_weight);
         }
         let evidence = Evidence {
             events: times.len(),
+            mails: history.mails.len(),
             effective_events: f64::from(long_sums.count()),
-            prior_weight: f64::from(long.prior_weight),
+            prior_weight: f64::from(prior_weight),
+            recent_weight: f64::from(recent_weight),
             rung: Rung::of(times.len()),
             population_version: Arc::clone(&self.version),
         };

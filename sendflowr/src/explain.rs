@@ -161,12 +161,20 @@ fn facts(explanation: &Value) -> Vec<(&'static str, String)> {
         ),
         (
             "evidence",
-            format!(
-                "{} events, {} of the curve from other people ({})",
-                at("/evidence/n"),
-                at("/evidence/prior_weight"),
-                at("/evidence/rung")
-            ),
+            match explanation.pointer("/evidence/recent_weight") {
+                Some(recent) => format!(
+                    "{} events, {} of the evidence from other people, {recent} of the curve from the short memory ({})",
+                    at("/evidence/n"),
+                    at("/evidence/prior_weight"),
+                    at("/evidence/rung")
+                ),
+                None => format!(
+                    "{} events, {} of the evidence from other people ({})",
+                    at("/evidence/n"),
+                    at("/evidence/prior_weight"),
+                    at("/evidence/rung")
+                ),
+            },
         ),
         ("tables", at("/evidence/population_version")),
         (

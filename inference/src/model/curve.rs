@@ -18,7 +18,7 @@ pub use search::Best;
 /// What a person's curve rests on, from least to most evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rung {
-    /// Nothing is known: the population's curve.
+    /// No act is known: the population's curve, lower where mail was not answered.
     Population,
     /// One or two events: the population's curve, shifted towards similar people.
     Sparse,
@@ -57,9 +57,13 @@ pub struct Evidence {
     pub events: usize,
     /// The same, each event weighted by its age, and opens less than clicks.
     pub effective_events: f64,
+    /// Number of the person's mails that were used, answered or not.
+    pub mails: usize,
     /// How much of the evidence comes from other people, 0 to 1, averaged over the hours of the week, however much each of them
-    /// contributes to the curve.
+    /// contributes to the curve; that of both memories, as they are weighed.
     pub prior_weight: f64,
+    /// The weight of the short memory, which two weeks halve, 0 to 1.
+    pub recent_weight: f64,
     /// Where the curve stands between the population and the person.
     pub rung: Rung,
     /// Version of the tables used.

@@ -121,6 +121,73 @@ fn a_mover_is_followed_within_three_weeks() {
 }
 
 #[test]
+fn the_evidence_is_that_of_both_memories() {
+    let population = Population::builtin();
+    let day =
+        |day: i64, hour: i64| monday().plus_millis(-day * DAY_MS + hour * HOUR_MS + day * 13 % 50 * 60_000);
+    let evidence = |hour: &dyn Fn(i64) -> i64| {
+        let profile = clicks((1..=150).map(|ago| day(ago, hour(ago))));
+        population.curve(Some(&profile), monday()).evidence().clone()
+    };
+    let steady = evidence(&|_| 9);
+    let moved = evidence(&|ago| if ago <= 21 { 2 } else { 9 });
+    assert!(
+        steady.recent_weight < 0.3 && moved.recent_weight > 0.7,
+        "{steady:?} {moved:?}"
+    );
+    // What the short memory knows is less.
+    assert!(
+        moved.prior_weight > 1.3 * steady.prior_weight,
+        "{steady:?} {moved:?}"
+    );
+    assert_eq!((steady.events, steady.mails), (150, 0));
+}
+
+#[test]
+fn an_old_open_is_no_fresh_click() {
+    let population = Population::builtin();
+    let at = monday().plus_millis(-335 * DAY_MS + 27 * HOUR_MS);
+    let density = |event_type, at: Timestamp| {
+        let mut profile = Profile::default();
+        profile.apply(&event(event_type, at, None), false);
+        let slot = monday().plus_millis(grid::slot(at) as i64 * grid::MINUTE_MS);
+        population.curve(Some(&profile), monday()).density(slot) * grid::SLOTS as f64
+    };
+    let stranger = population
+        .curve(None, monday())
+        .density(monday().plus_millis(grid::slot(at) as i64 * grid::MINUTE_MS))
+        * grid::SLOTS as f64;
+    let fresh = density(EventType::Clicked, at.plus_millis(47 * 7 * DAY_MS));
+    let old = density(EventType::Opened, at);
+    assert!(
+        old - stranger < 0.3 * (fresh - stranger),
+        "{old} and {fresh} instead of {stranger}"
+    );
+}
+
+#[test]
+fn people_without_deliveries_are_decided_for_alike_wherever_mail_of_others_is_known() {
+    let alone = Population::builtin();
+    let mut mixed = alone.clone();
+    mixed.tables.attention_learned = true;
+    let profile = clicks(office_hours(60, 14));
+    let [alone_curve, mixed_curve] =
+        [&alone, &mixed].map(|population| population.curve(Some(&profile), monday()));
+    let ranges = window(monday(), 24);
+    let best = mixed_curve.best(&ranges).unwrap();
+    assert_eq!(Some(best), alone_curve.best(&ranges));
+    assert_eq!(mixed_curve.presence(), alone_curve.presence());
+    assert!(mixed_curve.presence().is_some());
+    assert_eq!(
+        mixed_curve.confidence(best.at, &ranges),
+        alone_curve.confidence(best.at, &ranges)
+    );
+    // A stranger's mail is taken to be known as others' is.
+    let stranger = |population: &Population| population.curve(None, monday()).best(&ranges).unwrap().score;
+    assert_ne!(stranger(&mixed), stranger(&alone));
+}
+
+#[test]
 fn what_machines_do_changes_nothing() {
     let population = Population::builtin();
     let mut profile = Profile::default();

@@ -164,19 +164,34 @@ fn percent(share: f64) -> f64 {
 
 fn evidence(explanation: &Explanation) -> String {
     let evidence = &explanation.evidence;
-    if evidence.n == 0 {
+    if evidence.n == 0 && evidence.mails == 0 {
         return format!(
             "Nothing is known of when this person acts: the population's curve (tables `{}`) decides.",
             evidence.population_version
         );
     }
-    format!(
+    if evidence.n == 0 {
+        return format!(
+            "No act of this person is known, only {} without an answer: the population's curve (tables `{}`) decides, lower \
+             where that lay.",
+            counted(evidence.mails as i64, "mail"),
+            evidence.population_version
+        );
+    }
+    let mut text = format!(
         "The curve rests on {} of this person (worth {:.1} after their age); averaged over all hours of the week, busy or not, \
          {:.0} % of the evidence comes from other people.",
         counted(evidence.n as i64, "human event"),
         evidence.effective_n,
         100.0 * evidence.prior_weight
-    )
+    );
+    if evidence.recent_weight >= 0.005 {
+        text += &format!(
+            " {:.0} % of the curve is from a memory that two weeks halve, the rest from one that 150 days halve.",
+            100.0 * evidence.recent_weight
+        );
+    }
+    text
 }
 
 fn latency(inquiry: &Inquiry, explanation: &Explanation) -> String {

@@ -89,6 +89,8 @@ struct Stored {
 #[derive(Deserialize)]
 struct StoredEvidence {
     population_version: String,
+    /// Absent in explanations of earlier models.
+    recent_weight: Option<f64>,
     profile_source: ProfileSource,
     identity_source: IdentitySource,
 }
@@ -155,6 +157,16 @@ fn reckon(
             ),
         ));
     };
+    if stored.evidence.recent_weight.is_none() {
+        return Err(Failure(
+            ReplayVerdict::NoInputs,
+            format!(
+                "the explanation was stored by version {}, whose model let a single old event count for as much as a fresh one and \
+                 did not tell `recent_weight`: it can be read but not replayed",
+                stored.service_version
+            ),
+        ));
+    }
     let population = tables(&stored.evidence.population_version, in_use, model_folder)?;
     let wrong = |field: &str| Failure::unreadable(format_args!("`{field}` is invalid"));
     let profile = inputs.profile().ok_or_else(|| wrong("inputs.profile"))?;

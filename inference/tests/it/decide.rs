@@ -56,6 +56,28 @@ async fn a_stranger_gets_the_populations_answer() {
 }
 
 #[tokio::test]
+async fn mail_that_was_not_answered_is_said_to_bend_the_curve() {
+    let stores = Stores::default();
+    for week in 0..50 {
+        let at = now().plus_millis(-week * 7 * 24 * 3_600_000 - 3_600_000);
+        let mut mail = event("ann@example.com", EventType::Delivered, at);
+        mail.message_id = Some(format!("m{week}"));
+        stores.consume(mail);
+    }
+    let app = TestApp::start(stores);
+    let (_, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
+        .await;
+    assert_eq!(
+        (&decision["evidence"]["n"], &decision["evidence"]["mails"]),
+        (&json!(0), &json!(50)),
+        "{decision:#}"
+    );
+    let why = decision["why"][0].as_str().unwrap();
+    assert!(why.contains("only 50 mails without an answer"), "{why}");
+}
+
+#[tokio::test]
 async fn a_person_who_clicks_in_the_evening_gets_mail_before_it() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 40, now());

@@ -272,6 +272,9 @@ async fn what_cannot_be_replayed_says_why() {
         body["inputs"]["latency_ms"] = json!([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         body["latency"] = json!({"seconds": 0.001, "source": "learned", "samples": 50});
     });
+    keep("echo", &|body| {
+        drop(body["evidence"].as_object_mut().unwrap().remove("recent_weight"))
+    });
     keep("window", &|body| body["request"]["window"]["end"] = json!(NOW));
     keep("zone", &|body| {
         body["request"]["time_zone"] = json!("Europe/Nowhere")
@@ -283,6 +286,7 @@ async fn what_cannot_be_replayed_says_why() {
         ("profile", "unreadable", "inputs.profile"),
         ("week", "unreadable", "inputs.latency_ms"),
         ("by-arrival", "no_inputs", "on when it is handed over"),
+        ("echo", "no_inputs", "`recent_weight`"),
         ("window", "unreadable", "window.end"),
         ("zone", "unreadable", "time_zone"),
     ] {
