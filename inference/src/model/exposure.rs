@@ -25,7 +25,8 @@ const END: usize = AGE_EDGES[AGES];
 /// Number of hours of the week that a mail touches until its last age: three days, and the rest of the hour of delivery.
 const ROW: usize = END / 60 + 1;
 
-/// How attention to a mail fades with its age; 1 for a fresh mail.
+/// How attention to a mail fades with its age. Its scale is that of the tables that the fit began with, over a day and a night:
+/// only ratios of bands mean something, the levels take up the rest.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
     /// Attention to a mail aged 0..=END minutes, summed from 0, in hours.
@@ -132,13 +133,13 @@ fn is_in_time(delivered_at: Timestamp, act: Timestamp) -> bool {
     minutes_between(delivered_at, act) <= END
 }
 
-/// Returns whether a person's opens say anything about the person, judging by the machine opens among the last mails.
 /// Returns whether a mail was clicked in time.
 pub(super) fn is_clicked_in_time(mail: &Mail) -> bool {
     mail.clicked_at
         .is_some_and(|at| is_in_time(mail.delivered_at, at))
 }
 
+/// Returns whether a person's opens say anything about the person, judging by the machine opens among the last mails.
 fn opens_count(history: &History) -> bool {
     let recent_mails = history.mails.len().min(MACHINE_OPENS);
     history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32

@@ -23,11 +23,11 @@ pub(super) struct Tables {
     pub(super) weights: Vec<Vec<f32>>,
     /// The pooled response of all people, 1 on average.
     pub(super) pooled: Vec<f32>,
-    /// Attention by age of the mail, 1 at first.
+    /// Attention by age of the mail, on a scale of its own, see [`Attention`].
     pub(super) attention: Vec<f32>,
     /// Whether `attention` was learned from deliveries.
     pub(super) attention_learned: bool,
-    /// Mean clicks and opens per hour of fresh mail.
+    /// Mean clicks and opens per hour of mail with an attention of 1.
     pub(super) click_level: f32,
     pub(super) open_level: f32,
     /// Shape of the gamma distribution of levels among people.
