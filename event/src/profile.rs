@@ -24,6 +24,10 @@ const RECORD_BUDGET_BYTES: usize = 3_600;
 /// one that does not.
 pub const MACHINE_OPENS: usize = 32;
 
+/// How much later than an act the delivery of its mail may be timed. The clocks of a provider's servers differ by seconds, and some
+/// time deliveries when they process them. Chosen, not measured.
+const CLOCKS_APART_MS: i64 = 5 * 60_000;
+
 /// Number of times remembered for each signal, and for sent mail: only the newest counts, the others are used when a decision is
 /// replayed for an earlier moment.
 pub const SIGNAL_TIMES: usize = 4;
@@ -436,7 +440,8 @@ impl Profile {
 
     /// Returns mail and engagement up to `now`; anything later is ignored. Times are rounded up, never into the past.
     ///
-    /// Engagement is assigned to the last delivery of its message before it. Without such a delivery it stands alone.
+    /// Engagement is assigned to the last delivery of its message before it, or to one that is timed shortly after it: no mail is
+    /// clicked before it is delivered, but the clocks of a provider's servers differ. Without such a delivery it stands alone.
     pub fn history(&self, now: Timestamp) -> History {
         let mut history = History::default();
         // (message, delivery time, index in `mails`), to be searched by message.
@@ -471,8 +476,13 @@ impl Profile {
             let after = places.partition_point(|(message, delivered_at, _)| {
                 (*message, *delivered_at) <= (record.message(), at)
             });
-            match after.checked_sub(1).map(|index| places[index]) {
-                Some((message, _, place)) if message == record.message() => {
+            let is_its = |(message, delivered_at, _): &(u32, Timestamp, usize)| {
+                *message == record.message() && delivered_at.millis_since(at) <= CLOCKS_APART_MS
+            };
+            let last = after.checked_sub(1).map(|index| places[index]);
+            match last.filter(is_its).or(places.get(after).copied().filter(is_its)) {
+                Some((_, delivered_at, place)) => {
+                    let at = at.max(delivered_at);
                     let mail = &mut history.mails[place];
                     let first = if strong {
                         &mut mail.clicked_at

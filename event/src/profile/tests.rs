@@ -35,6 +35,24 @@ fn profile_of<'a>(events: impl IntoIterator<Item = &'a (Event, bool)>) -> Profil
 }
 
 #[test]
+fn a_click_timed_shortly_before_its_delivery_is_of_that_mail() {
+    let clicked_at = |before_ms: i64| {
+        let mut profile = Profile::default();
+        for (event_type, at_ms) in [
+            (EventType::Clicked, START_MS + HOUR_MS - before_ms),
+            (EventType::Delivered, START_MS + HOUR_MS),
+        ] {
+            profile.apply(&event(event_type, at_ms, Some("m1")), false);
+        }
+        let history = profile.history(at(10));
+        (history.mails[0].clicked_at, history.activities.len())
+    };
+    assert_eq!(clicked_at(100), (Some(at(1)), 0));
+    assert_eq!(clicked_at(CLOCKS_APART_MS), (Some(at(1)), 0));
+    assert_eq!(clicked_at(CLOCKS_APART_MS + 100), (None, 1));
+}
+
+#[test]
 fn a_click_before_its_delivery_event_finds_its_mail() {
     let mut profile = Profile::default();
     profile.apply(
