@@ -77,7 +77,7 @@ pub(crate) fn blackout_days(days: &[String]) -> Result<(Vec<i64>, [bool; 7]), Ap
     for (index, day) in days.iter().enumerate() {
         if let Some(weekday) = weekday_named(day) {
             weekdays[weekday] = true;
-        } else if let Ok(date) = day.parse::<jiff::civil::Date>() {
+        } else if let Some(date) = date_of(day) {
             dates.push(day_number(date));
         } else {
             return Err(ApiError::field(
@@ -89,6 +89,12 @@ pub(crate) fn blackout_days(days: &[String]) -> Result<(Vec<i64>, [bool; 7]), Ap
     dates.sort_unstable();
     dates.dedup();
     Ok((dates, weekdays))
+}
+
+/// Reads a date without a time, which would be ignored.
+fn date_of(text: &str) -> Option<jiff::civil::Date> {
+    let date: jiff::civil::Date = text.parse().ok()?;
+    (date.to_string() == text).then_some(date)
 }
 
 fn weekday_named(text: &str) -> Option<usize> {

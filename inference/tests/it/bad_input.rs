@@ -140,6 +140,7 @@ async fn guards_and_signals() {
             with(json!({"allowed_hours": [9, -1]})),
             with(json!({"allowed_hours": [9], "allowed_window": {"start": "07:00", "end": "08:00"}})),
             with(json!({"blackout_days": ["2026-02-30"]})),
+            with(json!({"blackout_days": ["2026-12-24", "2026-12-24T23:00-08:00"]})),
             with(json!({"blackout_days": "sunday"})),
             with(json!({"minimum_gap_hours": -1})),
             with(json!({"latency_seconds": 1e9})),
@@ -177,6 +178,7 @@ async fn guards_and_signals() {
     `allowed_hours[1]` must be a whole number
     `allowed_hours` must not be given together with `allowed_window`
     `blackout_days[0]` must be a date (`2026-12-24`) or a day of the week (`sunday`)
+    `blackout_days[1]` must be a date (`2026-12-24`) or a day of the week (`sunday`)
     `blackout_days` must be a list
     `minimum_gap_hours` must be a number from 0 to 8760
     `latency_seconds` must be a number from 0 to 43200
