@@ -10,15 +10,15 @@ use event::{
 
 use crate::{draw, model::Curve};
 
-/// Scores a minute of arrival; the highest of a window is chosen, the earliest one in case of a tie.
-pub type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
+/// The scores of the minutes of arrival; the highest of a window is chosen, the earliest one in case of a tie.
+pub type MinuteScores<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
 
 /// Returns the minute that a policy chooses, on a grid of five minutes.
-pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
+pub fn choose(scores: &MinuteScores<'_>, start: Timestamp, hours: i64) -> Timestamp {
     let mut best = (start, f64::MIN);
     for step in 0..hours * 12 {
         let at = start.plus_millis(step * 5 * grid::MINUTE_MS);
-        let score = policy(at);
+        let score = scores(at);
         if score > best.1 {
             best = (at, score);
         }
@@ -27,17 +27,17 @@ pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
 }
 
 /// Always chooses the earliest minute.
-pub fn send_now<'a>() -> Policy<'a> {
+pub fn send_now<'a>() -> MinuteScores<'a> {
     Box::new(|_| 0.0)
 }
 
 /// Chooses a random minute, by a number drawn for the person.
-pub fn random_minute<'a>(number: u64) -> Policy<'a> {
+pub fn random_minute<'a>(number: u64) -> MinuteScores<'a> {
     Box::new(move |at| draw::mix(number ^ draw::mix(at.as_millis().unsigned_abs())) as f64)
 }
 
 /// Chooses the brand's usual minute of the day.
-pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
+pub fn usual_hour<'a>(slot: usize) -> MinuteScores<'a> {
     Box::new(move |at| {
         let away = (grid::slot(at) % 1440).abs_diff(slot % 1440);
         -(away.min(1440 - away) as f64)
@@ -45,7 +45,7 @@ pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
 }
 
 /// Chooses the hour of the day at which the person acted most; that of the population if the person never acted.
-pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
+pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> MinuteScores<'a> {
     let mut hours = [0.0; 24];
     for time in times {
         hours[hour_of_day(*time)] += 1.0;
@@ -57,7 +57,7 @@ pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a
 /// Chooses by clicks per mail in each two-hour slot of the day, shrunk towards everybody's with the weight of 300 mails: the
 /// posterior mean of the usual bandit. If no mail is known, each act counts as one mail clicked in its slot and one missed in
 /// each of the others.
-pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
+pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> MinuteScores<'a> {
     let (mut clicked, mut sent) = ([0.0; 12], [0.0; 12]);
     for mail in &history.mails {
         let slot = hour_of_day(mail.delivered_at) / 2;
@@ -75,7 +75,7 @@ pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a
 }
 
 /// Chooses by a Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth per minute.
-pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
+pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> MinuteScores<'a> {
     const SIGMA: f64 = 60.0;
     let mut minutes = vec![0.001; grid::SLOTS];
     for time in times {
@@ -92,7 +92,7 @@ pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
 }
 
 /// Chooses by a curve's value, raised by the person's presence.
-pub fn curve(curve: &Curve) -> Policy<'_> {
+pub fn curve(curve: &Curve) -> MinuteScores<'_> {
     Box::new(|at| curve.score(at) * curve.presence().map_or(1.0, |presence| presence.factor(at)))
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 use event::{Event, EventType, Hasher, Timestamp, UniversalId, grid::HOUR_MS, profile::Profile};
 use flate2::read::MultiGzDecoder;
 use sendflowr_inference::model::{Curve, Population, TrainingPerson};
-use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
+use sendflowr_inference::rivals::{self, MinuteScores, choose, hour_of_day};
 
 use crate::{SIZE_NAMES, SIZES, few};
 
@@ -236,7 +236,7 @@ fn score_person(
     let all: f64 = hours.iter().sum();
     let slots = std::array::from_fn(|slot| (hours[2 * slot] + hours[2 * slot + 1]) / all);
     let past = profile.history(person.cut);
-    let policies: Vec<(&'static str, Policy<'_>, Option<f64>)> = vec![
+    let policies: Vec<(&'static str, MinuteScores<'_>, Option<f64>)> = vec![
         ("send now", rivals::send_now(), None),
         (
             "random minute",

@@ -6,7 +6,7 @@ use event::{
     profile::{History, Profile},
 };
 use sendflowr_inference::model::{Population, TrainingPerson};
-use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
+use sendflowr_inference::rivals::{self, MinuteScores, choose, hour_of_day};
 use synth::{Simulated, Truth, World};
 
 use crate::{SIZE_NAMES, SIZES};
@@ -176,7 +176,7 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
     let slots: [f64; 12] = std::array::from_fn(|slot| clicked[slot] / sent[slot]);
     let usual = world.usual_slot();
 
-    type Make<'a> = Box<dyn Fn(&Subject, &mut dyn FnMut(&Policy<'_>)) + 'a>;
+    type Make<'a> = Box<dyn Fn(&Subject, &mut dyn FnMut(&MinuteScores<'_>)) + 'a>;
     let average = |at: Timestamp| {
         subjects
             .iter()
@@ -215,7 +215,7 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
         ),
         (
             "the best single curve, were it known",
-            Box::new(|_, score| score(&(Box::new(&best_single) as Policy<'_>))),
+            Box::new(|_, score| score(&(Box::new(&best_single) as MinuteScores<'_>))),
         ),
         (
             "ours, exposure left out",
