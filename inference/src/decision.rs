@@ -197,9 +197,11 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
     let window = Minutes::starting_in(question.window.start, question.window.end);
     let narrowed = narrow(window, question, facts, &breakers);
     if narrowed.left.is_empty() {
-        let reason = narrowed.effects.last().map_or("window", |effect| effect.guard);
+        let last = narrowed.effects.last();
         return Err(Suppressed {
-            reason,
+            reason: last
+                .expect("a window has minutes, so a guard took the last")
+                .guard,
             first_allowed_at: first_allowed(question, facts, &breakers),
         });
     }

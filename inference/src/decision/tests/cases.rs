@@ -91,8 +91,8 @@ fn any_case() -> impl Strategy<Value = Case> {
         near,
         28_400_000..31_030_000_i64,
         0..4_320_i64,
-        // From a fraction of a minute to two weeks; half of them less than a day.
-        prop_oneof![1..86_400_000_i64, 86_400_000..1_209_600_000_i64],
+        // From a minute, the shortest that can be asked for, to two weeks; half of them less than a day.
+        prop_oneof![60_000..86_400_000_i64, 86_400_000..1_209_600_000_i64],
         -7_200..172_800_i64,
     );
     let local = (
