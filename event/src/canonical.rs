@@ -402,6 +402,7 @@ mod tests {
             esp: "sendgrid".into(),
             account: "default".into(),
             recipient_email_hash: EmailHash::parse(&identifier.value),
+            event_id: "e1".into(),
             mailbox_provider: Some(MailboxProvider::Other),
             identifiers: vec![identifier],
             message_id: Some("m1".into()),

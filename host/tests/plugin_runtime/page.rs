@@ -91,6 +91,10 @@ fn the_tests_that_break_them_are_there() {
         ("folder", include_str!("folder.rs")),
         ("fair", include_str!("fair.rs")),
         ("quarantine", include_str!("quarantine.rs")),
+        ("wasi", include_str!("wasi.rs")),
+        ("body", include_str!("../../src/http/body.rs")),
+        ("fetch", include_str!("../../src/fetch.rs")),
+        ("output", include_str!("../../src/plugin/output.rs")),
         ("limits", include_str!("../webhooks/limits.rs")),
         ("failures", include_str!("../webhooks/failures.rs")),
     ]);
