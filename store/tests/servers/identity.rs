@@ -199,7 +199,7 @@ async fn many_may_open_a_new_database_at_once_and_again() {
         database
             .number("SELECT count(*) FROM sendflowr_schema_steps")
             .await,
-        3
+        4
     );
 }
 
@@ -250,7 +250,7 @@ async fn a_database_of_a_newer_build_is_taken_as_it_is() {
             .unwrap();
     }
     let steps = "SELECT count(*) FROM sendflowr_schema_steps";
-    assert_eq!(database.number(steps).await, 5, "its steps stay noted");
+    assert_eq!(database.number(steps).await, 6, "its steps stay noted");
 
     // An unknown step older than ours does not belong to a newer build, whatever else is recorded.
     database
