@@ -412,6 +412,16 @@ mod tests {
     }
 
     #[test]
+    fn a_call_of_the_host_ends_when_the_time_is_used_up() {
+        let mut meter = meter(Duration::from_millis(5));
+        meter.start(later());
+        assert!(meter.used_and_left().is_ok());
+        work(Duration::from_millis(6));
+        let error = meter.used_and_left().unwrap_err();
+        assert_eq!(error.downcast_ref::<Exceeded>().unwrap().limit, Limit::CpuTime);
+    }
+
+    #[test]
     fn ticks_cover_the_time() {
         assert_eq!(ticks(Duration::ZERO), 1);
         assert_eq!(ticks(Duration::from_micros(1)), 2);

@@ -76,7 +76,7 @@ pub(crate) fn gallery() -> Vec<Attack> {
         "normalize",
     );
 
-    // Passes none of the checks that the compiler puts into functions and loops.
+    // Has no loop; the adapters that tools put around imports are checked when they are entered, hand-made components have none.
     let without_loop = format!(
         "(local $stream i32)
          (local.set $stream (call $stdout))
