@@ -302,7 +302,7 @@ impl Hasher {
         UniversalId::of_hash(&self.hash(parts.join("\0").as_bytes()))
     }
 
-    /// Returns the hash of a text that contains an address, in hexadecimal digits.
+    /// Returns the hash of any other text, as it is, in hexadecimal digits.
     pub fn text(&self, text: &str) -> String {
         self.digest(text.as_bytes())
     }

@@ -43,10 +43,7 @@ fn with_draft(
     content: &[u8],
     hand_over: impl FnOnce(&Path) -> io::Result<()>,
 ) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     create_folder(folder)?;
     let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
     let mut options = fs::OpenOptions::new();
@@ -168,6 +165,14 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
                 capacity_bytes: number("store", "profiles_bytes", profiles_bytes, PROFILES_BYTES)?,
             },
         })
+    }
+}
+
+/// Returns the folder that a file is in, which is the current one if the path has none.
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 

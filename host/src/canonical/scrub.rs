@@ -7,13 +7,9 @@ use event::{
     redact::{PLACEHOLDER, Redactor},
 };
 use percent_encoding::percent_decode_str;
-use ring::digest::{SHA256, digest};
 
 /// Longest id. The longest ones of known providers have 200 bytes.
 const MAX_ID_BYTES: usize = 512;
-
-/// How a hash in place of an id begins.
-const HASHED: &str = "sha256:";
 
 /// Longest message of a plugin in a response, a log line or a dead letter's header.
 const MAX_SENTENCE_BYTES: usize = 300;
@@ -67,7 +63,7 @@ impl Scrubber {
         if self.still_shows_own(&id) {
             // Ids must stay distinct, so this one is not replaced by a placeholder. Without the pepper, whoever knows an address
             // could try the few spellings that it may have in an id.
-            return Some(format!("{HASHED}{}", hasher.text(&id)));
+            return Some(hashed(&id, hasher));
         }
         is_said(shorten_id(id))
     }
@@ -98,10 +94,7 @@ impl Scrubber {
 
 /// Returns a plugin's message in a form fit for responses, logs and headers.
 pub(crate) fn sentence(text: &str) -> String {
-    let mut text: String = text
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect();
+    let mut text = on_one_line(text);
     if let Cow::Owned(redacted) = Redactor::default().text(&text) {
         text = redacted;
     }
@@ -109,9 +102,20 @@ pub(crate) fn sentence(text: &str) -> String {
     text
 }
 
+/// Returns a text with blanks in place of control characters.
+pub(crate) fn on_one_line(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
+}
+
 /// Returns the id, or its hash when it is too long.
 pub(super) fn shorten_id(id: String) -> String {
-    if id.len() <= MAX_ID_BYTES { id } else { hashed(&id) }
+    if id.len() <= MAX_ID_BYTES {
+        id
+    } else {
+        hashed(&id, &Hasher::new())
+    }
 }
 
 /// Returns the text without NUL, which PostgreSQL cannot store.
@@ -122,8 +126,8 @@ pub(super) fn without_nul(mut text: String) -> String {
     text
 }
 
-fn hashed(id: &str) -> String {
-    format!("{HASHED}{}", hex::encode(digest(&SHA256, id.as_bytes())))
+fn hashed(id: &str, hasher: &Hasher) -> String {
+    format!("sha256:{}", hasher.text(id))
 }
 
 fn is_said(text: String) -> Option<String> {

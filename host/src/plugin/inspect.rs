@@ -13,6 +13,7 @@ use super::{
     limits::Limits,
     wasi,
 };
+use crate::canonical::scrub::on_one_line;
 
 /// What a file reveals about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,11 +161,7 @@ pub(crate) fn said(error: impl Display) -> String {
 fn shown(text: &str, most: usize) -> String {
     let cut = &text[..text.floor_char_boundary(most)];
     let ellipsis = if cut.len() < text.len() { "…" } else { "" };
-    let cut: String = cut
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect();
-    cut + ellipsis
+    on_one_line(cut) + ellipsis
 }
 
 fn listed(names: &[String]) -> String {

@@ -222,10 +222,7 @@ impl LockWriter {
     /// # Errors
     /// Returns a [`LockError`] if its folder cannot be opened.
     pub fn wait(path: &Path) -> Result<Self, LockError> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = store::embedded::folder_of(path);
         let opened = File::open(folder)
             .map_err(|error| LockProblem::Folder(folder.display().to_string(), error).of(path))?;
         let locked = match opened.try_lock() {

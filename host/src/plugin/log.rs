@@ -7,6 +7,7 @@ use listener::LogRate;
 use wasmtime::component::{ComponentType, Lift};
 
 use super::{error::PluginError, limits::Limits, metrics::PluginStats};
+use crate::canonical::scrub::on_one_line;
 
 /// The severity that a plugin gives a line: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
@@ -109,10 +110,7 @@ fn printable(message: &str, limit: usize) -> String {
         seen = seen.trim_end_matches(|letter: char| !letter.is_whitespace());
     }
     let redacted = Redactor::default().text(seen).into_owned();
-    let line = &redacted[..redacted.floor_char_boundary(limit)];
-    line.chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect()
+    on_one_line(&redacted[..redacted.floor_char_boundary(limit)])
 }
 
 #[cfg(test)]
