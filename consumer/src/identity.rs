@@ -16,11 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use crate::{
-    ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP,
-    error::{Disposition, Interrupted},
-    poll::Reader,
-    recent::Recent,
-    retry::Attempts,
+    ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP, error::Interrupted, poll::Reader,
+    recent::Recent, retry::Attempts,
 };
 
 /// Longest wait for the first record of a batch: limits how long an idle consumer takes to notice a shutdown.
@@ -92,18 +89,8 @@ async fn record(
             failures = 0;
             continue;
         };
-        let is_refused = match Disposition::of(&error) {
-            Disposition::Retry | Disposition::Fatal => {
-                attempts.wait(&error).await?;
-                failures += 1;
-                false
-            }
-            Disposition::DeadLetter => {
-                // It is the data that is refused: the graph works.
-                attempts.succeeded();
-                true
-            }
-        };
+        let is_refused = attempts.is_refused(&error).await?;
+        failures += u32::from(!is_refused);
         match part {
             [refused] if is_refused => {
                 // The event itself is stored by the other group: only an edge is lost with the sighting.

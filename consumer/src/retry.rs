@@ -55,17 +55,23 @@ impl<'a> Attempts<'a> {
 
     /// Handles a failure: pauses if another attempt makes sense, and returns the error if the data is the cause.
     pub(crate) async fn failed(&mut self, error: StoreError) -> Result<Option<StoreError>, Interrupted> {
-        match Disposition::of(&error) {
-            Disposition::Retry => self.wait(&error).await.map(|()| None),
-            Disposition::DeadLetter => {
-                // It is the data that is refused: the store works.
-                self.succeeded();
-                Ok(Some(error))
-            }
-            // Somebody has changed something on the server. Ending would take down the other roles of this process too.
-            Disposition::Fatal if self.has_worked() => self.wait(&error).await.map(|()| None),
-            Disposition::Fatal => Err(self.fatal(error)),
+        // What has worked once is waited for: somebody has changed something on the server, and ending would take down the other
+        // roles of this process too.
+        if Disposition::of(&error) == Disposition::Fatal && !self.has_worked() {
+            return Err(self.fatal(error));
         }
+        Ok(self.is_refused(&error).await?.then_some(error))
+    }
+
+    /// Handles a failure that never ends the consumer: returns whether the data is the cause, and otherwise pauses.
+    pub(crate) async fn is_refused(&mut self, error: &StoreError) -> Result<bool, Interrupted> {
+        if Disposition::of(error) == Disposition::DeadLetter {
+            // The store works.
+            self.succeeded();
+            return Ok(true);
+        }
+        self.wait(error).await?;
+        Ok(false)
     }
 
     fn has_worked(&self) -> bool {
@@ -73,7 +79,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Pauses before the next attempt, whatever the error was.
-    pub(crate) async fn wait(&mut self, error: &StoreError) -> Result<(), Interrupted> {
+    async fn wait(&mut self, error: &StoreError) -> Result<(), Interrupted> {
         self.failures = self.failures.saturating_add(1);
         self.metrics.retried(self.group, self.operation);
         let told = error.to_string();
