@@ -96,26 +96,20 @@ pub(crate) async fn check_pepper_of_server(config: &RawConfig, engines: &Engines
 /// # Errors
 /// [`OtherPepper`], or says why nothing can be read or kept.
 pub(crate) async fn keep_pepper(config: &RawConfig, engines: &Engines) -> anyhow::Result<()> {
-    check_pepper(config)?;
-    check_pepper_of_server(config, engines).await?;
     let hash = pepper_hash(&hasher(&config.identity))?;
-    match engines.postgres().await? {
-        Some(postgres) if postgres.pepper_check().await?.is_none() => {
+    // Compared after it is kept: another role may have started at the same time, and with another pepper.
+    if let Some(postgres) = engines.postgres().await? {
+        if postgres.pepper_check().await?.is_none() {
             postgres.keep_pepper_check(&hash).await?;
         }
-        Some(_) => return Ok(()),
-        None => {
-            let path = data_folder(config).join(PEPPER_FILE);
-            if path.exists() {
-                return Ok(());
-            }
-            embedded::create_once(&path, hash.as_bytes())
-                .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
-        }
+        return check_pepper_of_server(config, engines).await;
     }
-    // Another role may have started at the same time, and with another pepper.
-    check_pepper(config)?;
-    check_pepper_of_server(config, engines).await
+    let path = data_folder(config).join(PEPPER_FILE);
+    if !path.exists() {
+        embedded::create_once(&path, hash.as_bytes())
+            .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
+    }
+    check_pepper(config)
 }
 
 /// Returns what tells the pepper of `hasher` apart from others.
