@@ -1,14 +1,9 @@
 //! Past events: from a file or the embedded engines to decisions, through the binary.
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, io::Write, path::Path, process::Output};
 
 use flate2::{Compression, write::GzEncoder};
-use integration_tests::{Answer, System, binary, eventually, run, told};
+use integration_tests::{Answer, System, eventually, run, run_with_input, told};
 use serde_json::{Value, json};
 
 use crate::{postmark_click, postmark_headers};
@@ -207,25 +202,15 @@ fn a_file_with_a_mistake_is_not_imported_at_all() {
 fn a_pipe_is_read_as_a_file_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let piped = |bytes: &[u8]| {
-        let mut child = Command::new(binary())
-            .current_dir(folder.path())
-            .args([
-                "import",
-                "--events",
-                "/dev/stdin",
-                "--account",
-                "sendgrid",
-                "--dry-run",
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut input = child.stdin.take().expect("it was asked for");
-        input.write_all(bytes).expect("it is read");
-        drop(input);
-        told(&child.wait_with_output().expect("it ends"))
+        let arguments = [
+            "import",
+            "--events",
+            "/dev/stdin",
+            "--account",
+            "sendgrid",
+            "--dry-run",
+        ];
+        told(&run_with_input(folder.path(), &arguments, bytes))
     };
     let csv = "user_id,timestamp_utc,event_type\nann@example.com,2026-01-05T09:00:00Z,clicked\n";
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());

@@ -1,14 +1,9 @@
 //! What is stored about a person: from webhooks to `sendflowr person export` and `erase`.
 
-use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Output, Stdio},
-    time::SystemTime,
-};
+use std::{path::Path, process::Output, time::SystemTime};
 
 use event::{Hasher, Timestamp, UniversalId};
-use integration_tests::{System, binary, eventually, run, told};
+use integration_tests::{System, eventually, run, run_with_input, told};
 use serde_json::{Value, json};
 use store::identity::Sighting;
 
@@ -22,19 +17,8 @@ fn person(folder: &Path, arguments: &[&str]) -> Output {
 
 /// Like `person`, with an address on standard input.
 fn person_told(folder: &Path, arguments: &[&str], address: &str) -> Output {
-    let mut child = Command::new(binary())
-        .current_dir(folder)
-        .args(["--data", "data", "person"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut input = child.stdin.take().expect("it was asked for");
-    input.write_all(address.as_bytes()).expect("it is read");
-    drop(input);
-    child.wait_with_output().expect("it ends")
+    let arguments = [&["--data", "data", "person"], arguments].concat();
+    run_with_input(folder, &arguments, address.as_bytes())
 }
 
 fn json_of(output: &Output) -> Value {

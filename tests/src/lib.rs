@@ -9,7 +9,7 @@ pub mod scaled;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
@@ -42,6 +42,22 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .expect("the binary runs")
+}
+
+/// Runs a command of the binary in a folder, with this on its standard input.
+pub fn run_with_input(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(binary())
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut pipe = child.stdin.take().expect("it was asked for");
+    pipe.write_all(input).expect("it is read");
+    drop(pipe);
+    child.wait_with_output().expect("it ends")
 }
 
 /// Returns everything that a command printed.
